@@ -1,0 +1,58 @@
+# make demo    cluster the built-in digits and write runs/digits/
+# make test    lint, type-check, test
+# make test-slow    the tests that take more than a minute
+# All of it happens in .venv/, which is made on first use from the pinned sets in requirements/.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: demo test test-slow lint bench clean
+.DELETE_ON_ERROR:
+
+demo: .venv/.run-time-set
+	$(BIN)/spiceclust demo --out runs/digits
+
+test: lint
+	$(BIN)/python -m pytest
+
+test-slow: .venv/.test-set
+	$(BIN)/python -m pytest -m slow --timeout 1800
+
+lint: .venv/.test-set
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# `make bench` lists the scripts, `make bench RUN=digits` runs benchmarks/digits.py.
+ifdef RUN
+bench: .venv/.run-time-set
+	$(BIN)/python benchmarks/$(RUN).py
+else
+bench:
+	@for script in benchmarks/*.py; do \
+	    test -e "$$script" || { echo "benchmarks/ holds no scripts yet"; break; }; \
+	    echo "make bench RUN=$$(basename "$$script" .py)"; \
+	done
+endif
+
+clean:
+	rm -rf .venv build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Stamp files: a set is installed again only when its pins change.
+.venv/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    echo "Python 3.11 or newer is needed, and $(PYTHON) is not: name one with make PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/.run-time-set: .venv/.made pyproject.toml requirements/lock.txt
+	$(PIP) install -c requirements/lock.txt "$$(grep '^torch==' requirements/lock.txt)"
+	$(PIP) install -c requirements/lock.txt -e .
+	@touch $@
+
+.venv/.test-set: .venv/.run-time-set requirements/test.txt
+	$(PIP) install -c requirements/test.txt -e ".[test]"
+	@touch $@

@@ -1,0 +1,157 @@
+"""The command: parse, call one function, print. What is slow to import is imported by the command that needs it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+from spiceclust.errors import ConfigError, InputError, SpiceError
+
+app = typer.Typer(
+    help="Sort unlabelled images into semantic clusters with SPICE. Add --debug to any command for tracebacks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+SourceArgument = Annotated[str, typer.Argument(help="A folder, a .npy or .npz file, or builtin:digits.")]
+RunArgument = Annotated[Path, typer.Argument(help="A run folder, as `fit` makes it.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/digits"),
+    seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = 0,
+    device: DeviceOption = "auto",
+) -> None:
+    """Cluster 1,797 handwritten digits, which come with a dependency, and compare with the true digits."""
+    fit(source="builtin:digits", clusters=10, out=out, seed=seed, device=device)
+    from spiceclust.outputs.evaluate import evaluate, read_truth, write_scores
+    from spiceclust.result import Result
+
+    result = Result.load(out)
+    scores = evaluate(result, read_truth("digits", result))
+    write_scores(out, result, scores)
+    print(f"accuracy {scores.acc:.3f}, NMI {scores.nmi:.3f}, ARI {scores.ari:.3f} against the true digits, which")
+    print("the clustering never saw. Next: spiceclust fit YOUR_FOLDER --clusters 10 --out runs/mine")
+
+
+@app.command()
+def fit(
+    source: SourceArgument,
+    clusters: Annotated[int, typer.Option(help="How many clusters, C.")],
+    out: Annotated[Path, typer.Option(help="Run folder; the same command again resumes it.")],
+    preset: Annotated[str, typer.Option(help="quick (CPU, minutes), standard (one GPU) or paper.")] = "quick",
+    encoder: Annotated[str, typer.Option(help="moco: learn the features from these images.")] = "moco",
+    views: Annotated[str, typer.Option(help="auto, natural, glyph or texture.")] = "auto",
+    image_size: Annotated[int | None, typer.Option(help="Side in pixels; derived when not given.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = 0,
+    device: DeviceOption = "auto",
+    config: Annotated[Path | None, typer.Option(help="JSON file whose fields override the preset's.")] = None,
+) -> None:
+    """Cluster the images of SOURCE into the run folder OUT."""
+    from spiceclust.config import make_request
+
+    request = make_request(
+        n_clusters=clusters,
+        seed=seed,
+        preset=preset,
+        encoder=encoder,
+        views=views,
+        image_size=image_size,
+        overrides=_read_overrides(config),
+    )
+    from spiceclust import pipeline
+    from spiceclust.data.images import open_source
+    from spiceclust.outputs.contact_sheet import write_contact_sheet
+    from spiceclust.progress import for_stderr
+
+    images = open_source(source, exclude=out)
+    result = pipeline.fit(images, request, out, device=device, progress=for_stderr())
+    write_contact_sheet(out / "contact_sheet.png", result, images.picture)
+    clustered = int((result.labels >= 0).sum())
+    print(f"{clustered} images in {result.n_clusters} clusters, {int(result.reliable.sum())} of them reliable")
+    print(f"{out / 'clusters.csv'}  {out / 'contact_sheet.png'}")
+
+
+@app.command()
+def predict(
+    run: RunArgument,
+    source: SourceArgument,
+    out: Annotated[Path, typer.Option(help="Table to write, .csv or .parquet: path, cluster, confidence.")],
+    device: DeviceOption = "auto",
+) -> None:
+    """Cluster other images with a finished run."""
+    from spiceclust.outputs.table import check_table_path, write_table
+
+    check_table_path(out)
+    from spiceclust import pipeline
+    from spiceclust.data.images import open_source
+    from spiceclust.progress import for_stderr
+
+    result = pipeline.predict(run, open_source(source), device=device, progress=for_stderr())
+    write_table(out, result)
+    unread = [row for row in result.rows if row.status == "quarantined"]
+    for row in unread:
+        print(f"not read: {row.path}: {row.reason}", file=sys.stderr)
+    print(f"{len(result.rows) - len(unread)} images in {out}, {len(unread)} could not be read")
+
+
+@app.command()
+def evaluate(
+    run: RunArgument,
+    labels: Annotated[str, typer.Option(help="A .csv (path,label), a .npz with labels, folders, or digits.")],
+) -> None:
+    """Score a finished run against true labels and print JSON."""
+    from spiceclust.outputs.evaluate import evaluate, read_truth, write_scores
+    from spiceclust.result import Result
+
+    result = Result.load(run)
+    scores = evaluate(result, read_truth(labels, result))
+    print(json.dumps(write_scores(run, result, scores), indent=2, ensure_ascii=False))
+
+
+def main() -> None:
+    """Runs the command. Errors are one line on stderr: exit 2 for bad usage or input, 1 otherwise, 130 on Ctrl-C."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    if len(arguments) < len(sys.argv) - 1:
+        app(arguments)
+        return
+    try:
+        app(arguments, standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as help_shown:
+        print(help_shown.format_message())
+        sys.exit(2)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "spiceclust"
+        _fail(f"{error.format_message()} See `{command} --help`.", 2)
+    except SpiceError as error:
+        _fail(str(error), 2 if isinstance(error, InputError) else 1)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("interrupted: finished stages are kept; the same command again goes on from there", 130)
+    except Exception as error:
+        _fail(f"{type(error).__name__}: {error}. This should not happen: add --debug for the traceback.", 1)
+
+
+def _read_overrides(config: Path | None) -> dict[str, Any]:
+    if config is None:
+        return {}
+    try:
+        content = json.loads(config.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--config {config} cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"--config {config} should hold a JSON object, it holds {type(content).__name__}")
+    return content
+
+
+def _fail(text: str, code: int) -> None:
+    print("error: " + " ".join(text.split()), file=sys.stderr)
+    sys.exit(code)

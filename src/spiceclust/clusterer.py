@@ -1,0 +1,172 @@
+"""`Spice`: the whole method behind scikit-learn's contract."""
+
+from __future__ import annotations
+
+import numbers
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClusterMixin
+from sklearn.exceptions import NotFittedError
+from sklearn.utils import check_random_state
+
+from spiceclust import pipeline
+from spiceclust.config import Request, make_request
+from spiceclust.data.images import open_source
+from spiceclust.errors import RunFolderError
+from spiceclust.progress import for_stderr
+from spiceclust.result import Result
+
+ImagesLike = str | Path | NDArray[Any] | Sequence[str | Path]
+
+
+class Spice(ClusterMixin, BaseEstimator):  # type: ignore[misc]
+    """Sorts unlabelled images into semantic clusters (Niu et al. 2022).
+
+    Args:
+        n_clusters: C, at least 2; there must be at least 2 C distinct readable images.
+        preset: `quick` (CPU, minutes), `standard` (one GPU, or patience) or `paper` (the published schedule).
+        encoder: `moco` learns the features from these images.
+        views: `auto`, `natural`, `glyph` or `texture`: which changes leave the meaning of an image as it is.
+        image_size: side in pixels to which images are resized; None derives it from the images and the preset.
+        device: `auto`, `cpu`, `cuda`, ...
+        config: parts of `spiceclust.config.FitConfig`, nested as in it, that override what the preset derives.
+        verbose: whether progress goes to standard error.
+        random_state: seed; None draws one.
+
+    Attributes:
+        labels_: (n,) int64 in [0, C), one for each input in its order; -1 where an image could not be read.
+        probabilities_: (n, C) float32, rows sum to 1, zeros where an image could not be read.
+        reliable_: (n,) bool, True where the nearest neighbours agree with the label.
+        paths_: n strings: paths relative to the folder, paths as given, or row numbers of an array.
+        result_: the whole `Result`, for reports.
+
+    Example:
+        >>> from spiceclust import Spice
+        >>> model = Spice(n_clusters=10).fit("photos/")  # doctest: +SKIP
+        >>> model.labels_  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        n_clusters: int = 10,
+        *,
+        preset: str = "quick",
+        encoder: str = "moco",
+        views: str = "auto",
+        image_size: int | None = None,
+        device: str = "auto",
+        config: dict[str, Any] | None = None,
+        verbose: bool = False,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.n_clusters = n_clusters
+        self.preset = preset
+        self.encoder = encoder
+        self.views = views
+        self.image_size = image_size
+        self.device = device
+        self.config = config
+        self.verbose = verbose
+        self.random_state = random_state
+
+    def fit(self, X: ImagesLike, y: object = None) -> Spice:
+        """Learns clusters from images.
+
+        Args:
+            X: a folder (searched recursively), a .npy or .npz file, a list of image paths, or an array
+                (n, H, W[, 3]) uint8.
+            y: ignored; here for scikit-learn's contract. Labels are never read.
+
+        Returns:
+            self.
+
+        Raises:
+            ConfigError: a parameter cannot be.
+            SourceError: no readable images, or fewer than 2 C distinct ones.
+            TrainingError: a stage could not go on.
+        """
+        workspace = tempfile.TemporaryDirectory(prefix="spiceclust-")
+        run = Path(workspace.name) / "run"
+        result = pipeline.fit(
+            open_source(X), self._request(), run, device=self.device, progress=for_stderr() if self.verbose else None
+        )
+        self._workspace = workspace  # lives as long as the model: `save` copies it
+        self._adopt(run, result)
+        return self
+
+    def predict(self, X: ImagesLike) -> NDArray[np.int64]:
+        """Clusters of new images: (n,) int64 in [0, C), -1 where an image cannot be read. `X` as in `fit`."""
+        return self._apply(X).labels
+
+    def predict_proba(self, X: ImagesLike) -> NDArray[np.float32]:
+        """Probabilities of the clusters: (n, C) float32, zeros where an image cannot be read. `X` as in `fit`."""
+        return self._apply(X).probabilities
+
+    def transform(self, X: ImagesLike) -> NDArray[np.float32]:
+        """L2-normalised embeddings: (n, D) float32, zeros where an image cannot be read. `X` as in `fit`."""
+        return pipeline.transform(self._run_folder(), open_source(X), device=self.device)
+
+    def save(self, folder: str | Path) -> None:
+        """Copies the run folder to `folder`, which must be new or empty.
+
+        Raises:
+            RunFolderError: there are files in it, or it cannot be written.
+        """
+        target = Path(folder)
+        source = self._run_folder()
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise RunFolderError(f"{target} is not an empty folder: choose another one")
+        try:
+            shutil.copytree(source, target, dirs_exist_ok=True)
+        except OSError as error:
+            raise RunFolderError(f"{target} cannot be written ({error}): choose another folder") from None
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Spice:
+        """A fitted model from a run folder, whether `save` or the command `spiceclust fit` made it.
+
+        Raises:
+            RunFolderError: `folder` is not a finished run.
+        """
+        run = Path(folder)
+        result = Result.load(run)
+        config = result.run["config"]
+        names = ("n_clusters", "preset", "encoder", "views", "image_size")
+        model = cls(**{name: config[name] for name in names}, random_state=config["seed"])
+        model._adopt(run, result)
+        return model
+
+    def _adopt(self, run: Path, result: Result) -> None:
+        self._run = run
+        self.result_ = result
+        self.labels_ = result.labels
+        self.probabilities_ = result.probabilities
+        self.reliable_ = result.reliable
+        self.paths_ = [row.path for row in result.rows]
+
+    def _apply(self, X: ImagesLike) -> Result:
+        return pipeline.predict(self._run_folder(), open_source(X), device=self.device)
+
+    def _run_folder(self) -> Path:
+        if not hasattr(self, "_run"):
+            raise NotFittedError("this Spice is not fitted yet: call fit, or Spice.load on a run folder")
+        return self._run
+
+    def _request(self) -> Request:
+        state = self.random_state
+        seed = int(state) if isinstance(state, numbers.Integral) else int(check_random_state(state).randint(2**31))
+        return make_request(
+            n_clusters=self.n_clusters,
+            seed=seed,
+            preset=self.preset,
+            encoder=self.encoder,
+            views=self.views,
+            image_size=self.image_size,
+            overrides=self.config or {},
+        )

@@ -1,0 +1,304 @@
+"""What a run does, in full: one frozen model per stage, and the presets that derive every number from N and C.
+
+N images, C clusters. `resolve` turns the few things a person says (a `Request`) and the few facts about the images
+(`Facts`) into a `FitConfig` in which nothing is left open. The resolved config is written to run.json, and each
+stage's part of it decides whether that stage must run again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from spiceclust.errors import ConfigError, SourceError
+
+Domain = Literal["natural", "glyph", "texture"]
+Backbone = Literal["resnet_small", "resnet18", "resnet34", "wrn28_2"]
+T = TypeVar("T")
+M = TypeVar("M", bound="_Frozen")
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class PretrainConfig(_Frozen):
+    """Stage 1, MoCo v2 (He et al. 2020, Chen et al. 2020)."""
+
+    epochs: int = Field(gt=0, description="passes over the N images")
+    batch_size: int = Field(gt=1)
+    queue_size: int = Field(gt=0, description="past keys kept as negatives; about N / 4, since more are stale copies")
+    key_momentum: float = Field(ge=0, lt=1)
+    temperature: float = Field(gt=0)
+    projection_dim: int = Field(default=128, gt=0)
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
+    warmup: float = Field(default=0.05, ge=0, lt=1, description="share of the steps in which the rate rises linearly")
+
+
+class EmbedConfig(_Frozen):
+    """Between stages 1 and 2: plain, weak and strong views through the frozen encoder, once."""
+
+    cached_views: int = Field(default=8, gt=0, description="V weak and V strong views kept of each image")
+
+
+class SelfLabelConfig(_Frozen):
+    """Stage 2, SPICE-Self (Niu et al. 2022, section III-B)."""
+
+    heads: int = Field(default=10, gt=0, description="H independent heads, of which one is chosen without labels")
+    ratio: float = Field(default=0.5, gt=0, le=1, description="share of a cluster's quota that makes its prototype")
+    meta_batch: int = Field(gt=1, description="M images labelled together")
+    batch_size: int = Field(default=128, gt=1)
+    rounds: int = Field(gt=0, description="meta-batches labelled in all")
+    passes: int = Field(default=1, gt=0, description="passes over one meta-batch's pseudo-labels")
+    partition_rounds: int = Field(ge=0, description="first rounds whose prototypes come from a k-means partition")
+    learning_rate: float = Field(default=0.005, gt=0)
+
+
+class SelectConfig(_Frozen):
+    """Stage 2b, reliable labels by local consistency (section III-C)."""
+
+    max_neighbors: int = Field(gt=0, description="largest K considered; K itself is derived from the data")
+    agreement: float = Field(default=0.95, gt=0, le=1, description="share of the K neighbours that must agree")
+    floor: float = Field(default=0.1, gt=0, le=1, description="share of each cluster that is taken at the least")
+
+
+class SemiConfig(_Frozen):
+    """Stage 3, SPICE-Semi: FixMatch (Sohn et al. 2020) started from stage 1."""
+
+    steps: int = Field(gt=0)
+    batch_size: int = Field(gt=0, description="labelled images in a step")
+    unlabelled_ratio: int = Field(default=7, gt=0, description="mu: unlabelled images for each labelled one")
+    unlabelled_weight: float = Field(default=1.0, ge=0, description="lambda")
+    threshold: float = Field(default=0.95, gt=0, lt=1)
+    learning_rate: float = Field(default=0.03, gt=0)
+    weight_decay: float = Field(default=5e-4, ge=0)
+    ema: float = Field(default=0.999, ge=0, lt=1)
+
+
+class FitConfig(_Frozen):
+    """Everything that decides what a run computes; two runs with equal configs and images give equal clusters."""
+
+    n_clusters: int = Field(gt=1)
+    seed: int = Field(ge=0)
+    preset: str
+    encoder: str = Field(description="how stage 1 gets its encoder; `moco` learns it from these images")
+    backbone: Backbone
+    views: Domain
+    image_size: int = Field(ge=8, description="pixels; images are resized to a square of this side")
+    channels: Literal[1, 3]
+    pretrain: PretrainConfig
+    embed: EmbedConfig
+    self_label: SelfLabelConfig
+    select: SelectConfig
+    semi: SemiConfig
+
+
+class Request(_Frozen):
+    """What a person asks for; None means: derive it."""
+
+    n_clusters: int
+    seed: int = 0
+    preset: str = "quick"
+    encoder: str = "moco"
+    views: str = "auto"
+    image_size: int | None = None
+    overrides: dict[str, Any] = Field(default_factory=dict, description="fields of a FitConfig, nested as in it")
+
+
+class Facts(_Frozen):
+    """What the images say."""
+
+    n_images: int = Field(description="distinct readable images, N")
+    native_size: int = Field(description="median of the shorter sides, pixels")
+    channels: Literal[1, 3]
+    domain: Domain = Field(description="the domain that `auto` would choose")
+
+
+def quick(n: int, c: int) -> dict[str, Any]:
+    """Minutes on a CPU: a small ResNet, and epochs that fall with the square root of N."""
+    batch = _power_of_two(n / 32, min(32, n), 128)
+    epochs = max(10, min(300, round(5000 / math.sqrt(n))))
+    return {
+        "backbone": "resnet_small",
+        "pretrain": _moco(n, epochs=epochs, batch_size=batch),
+        "embed": {"cached_views": 8},
+        "self_label": _heads(n, c),
+        "select": {"max_neighbors": _max_neighbors(n, c)},
+        "semi": _fixmatch(n, epochs=max(4, epochs // 6), batch_size=32, unlabelled_ratio=3),
+    }
+
+
+def standard(n: int, c: int) -> dict[str, Any]:
+    """One GPU, or patience: ResNet-18 and a few hundred epochs."""
+    epochs = max(100, min(800, round(50_000 / math.sqrt(n))))
+    return {
+        "backbone": "resnet18",
+        "pretrain": _moco(n, epochs=epochs, batch_size=_power_of_two(n / 32, min(32, n), 512)),
+        "embed": {"cached_views": 8},
+        "self_label": _heads(n, c),
+        "select": {"max_neighbors": _max_neighbors(n, c)},
+        "semi": _fixmatch(n, epochs=max(20, epochs // 6), batch_size=64, unlabelled_ratio=7),
+    }
+
+
+def paper(n: int, c: int) -> dict[str, Any]:
+    """The published schedule (method.md): ResNet-34, 1,000 epochs, M = 100 C, K = 100, 2^20 FixMatch steps."""
+    return {
+        "backbone": "resnet34",
+        "pretrain": {
+            "epochs": 1000,
+            "batch_size": _power_of_two(n / 8, min(32, n), 128),
+            "queue_size": _queue(n, _power_of_two(n / 8, min(32, n), 128)),
+            "key_momentum": 0.999,
+            "temperature": 0.2,
+            "learning_rate": 0.015,
+            "weight_decay": 1e-4,
+            "warmup": 0.0,
+        },
+        "embed": {"cached_views": 40},
+        "self_label": {**_heads(n, c), "partition_rounds": 0},
+        "select": {"max_neighbors": min(100, _max_neighbors(n, c)), "agreement": 0.95},
+        "semi": {"steps": 2**20, "batch_size": 64},
+    }
+
+
+PRESETS: dict[str, Callable[[int, int], dict[str, Any]]] = {"quick": quick, "standard": standard, "paper": paper}
+OVERRIDABLE = ("backbone", "pretrain", "embed", "self_label", "select", "semi")
+MAX_SIZE = {"quick": 32, "standard": 96, "paper": 224}
+
+
+def make_request(**values: Any) -> Request:
+    """A Request, with everything refused that can be refused before an image is opened.
+
+    Raises:
+        ConfigError: fewer than two clusters, an unknown preset, view domain or encoder, a size out of range, or a value
+            of the wrong type.
+    """
+    request = _validated(Request, values)
+    if request.n_clusters < 2:
+        raise ConfigError(f"n_clusters={request.n_clusters} should be >= 2: one cluster sorts nothing")
+    choose(PRESETS, request.preset, "preset")
+    choose(dict.fromkeys(("auto", *get_args(Domain))), request.views, "views")
+    choose({"moco": None}, request.encoder, "encoder")
+    for field in request.overrides:
+        choose(dict.fromkeys(OVERRIDABLE), field, "config field")
+    if request.image_size is not None and not 8 <= request.image_size <= 1024:
+        raise ConfigError(f"image_size={request.image_size} should lie between 8 and 1024 pixels")
+    if not 0 <= request.seed < 2**63:
+        raise ConfigError(f"seed={request.seed} should lie between 0 and 2^63")
+    return request
+
+
+def image_size(request: Request, native_size: int) -> int:
+    """The side in pixels to which images are resized: the native one, within 16 and what the preset can afford."""
+    if request.image_size is not None:
+        return request.image_size
+    return max(16, min(MAX_SIZE[request.preset], math.ceil(native_size / 4) * 4))
+
+
+def resolve(request: Request, facts: Facts) -> FitConfig:
+    """Fills in everything that was left open.
+
+    Raises:
+        ConfigError: an override names an unknown field or a value out of range.
+        SourceError: fewer distinct images than twice the clusters.
+    """
+    n, c = facts.n_images, request.n_clusters
+    if n < 2 * c:
+        raise SourceError(
+            f"{n} distinct readable images are too few for {c} clusters: at least {2 * c} are needed; "
+            f"add images or ask for {f'at most {n // 2}' if n >= 4 else 'fewer'} clusters"
+        )
+    values: dict[str, Any] = {
+        "n_clusters": c,
+        "seed": request.seed,
+        "preset": request.preset,
+        "encoder": request.encoder,
+        "views": facts.domain if request.views == "auto" else request.views,
+        "image_size": image_size(request, facts.native_size),
+        "channels": facts.channels,
+        **PRESETS[request.preset](n, c),
+    }
+    for key, value in request.overrides.items():
+        values[key] = {**values[key], **value} if isinstance(value, dict) and isinstance(values[key], dict) else value
+    config = _validated(FitConfig, values)
+    for name, size in (
+        ("pretrain.batch_size", config.pretrain.batch_size),
+        ("meta_batch", config.self_label.meta_batch),
+    ):
+        if size > n:
+            raise ConfigError(f"config: {name}={size} should be <= the {n} distinct readable images")
+    if config.pretrain.queue_size % config.pretrain.batch_size:
+        raise ConfigError(
+            f"config: pretrain.queue_size={config.pretrain.queue_size} should be a multiple of "
+            f"pretrain.batch_size={config.pretrain.batch_size}: give both"
+        )
+    return config
+
+
+def _validated(model: type[M], values: dict[str, Any]) -> M:
+    try:
+        return model(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"config: {field}: {first['msg'].lower()} (given: {first['input']!r})") from None
+
+
+def choose(table: dict[str, T], name: str, what: str) -> T:
+    """Looks `name` up; a miss lists what there is.
+
+    Raises:
+        ConfigError: no such name.
+    """
+    if name not in table:
+        raise ConfigError(f"unknown {what} {name!r}: choose one of {', '.join(table)}")
+    return table[name]
+
+
+def _moco(n: int, *, epochs: int, batch_size: int) -> dict[str, Any]:
+    return {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "queue_size": _queue(n, batch_size),
+        "key_momentum": 0.99 if n / batch_size < 500 else 0.999,
+        "temperature": 0.5 if n < 20_000 else 0.2,
+        "learning_rate": 0.06 * max(1.0, batch_size / 128),
+        "weight_decay": 5e-4,
+    }
+
+
+def _queue(n: int, batch_size: int) -> int:
+    return batch_size * max(1, min(65_536, n // 4) // batch_size)
+
+
+def _heads(n: int, c: int) -> dict[str, Any]:
+    meta_batch = min(n, 100 * c)
+    return {
+        "meta_batch": meta_batch,
+        "batch_size": min(128, meta_batch),
+        "rounds": max(60, min(600, 60 * n // meta_batch)),
+        "partition_rounds": 10,
+    }
+
+
+def _max_neighbors(n: int, c: int) -> int:
+    return max(1, min(100, n // (2 * c)))
+
+
+def _fixmatch(n: int, *, epochs: int, batch_size: int, unlabelled_ratio: int) -> dict[str, Any]:
+    steps = max(20, round(epochs * n / (batch_size * unlabelled_ratio)))
+    return {
+        "steps": steps,
+        "batch_size": batch_size,
+        "unlabelled_ratio": unlabelled_ratio,
+        "ema": min(0.999, 1 - 10 / (steps + 10)),
+    }
+
+
+def _power_of_two(value: float, low: int, high: int) -> int:
+    return max(low, min(high, 1 << round(math.log2(max(value, 1)))))

@@ -1,0 +1,447 @@
+"""Random views of images, computed for a whole batch at once with an independent draw for each image.
+
+Three kinds: `contrastive` (MoCo's two views), `weak` (flip and shift) and `strong` (four random operations and
+cutout). Each exists in three domains, because what keeps the meaning of an image depends on what it shows:
+
+    natural   photographs: crops, horizontal flips, colour
+    glyph     digits, letters, symbols: small affine and elastic changes, stroke width; no flips, no colour
+    texture   microscopy, aerial, surfaces: no up or down, so all flips and rotations; little colour
+
+All geometry of a view is one affine map (plus a smooth displacement for glyphs) and one resampling.
+B images in a batch, S pixels a side.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from spiceclust.config import Domain
+
+Range = tuple[float, float]
+NONE: Range = (0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Ranges of uniform draws: angles and shears in degrees, shifts in shares of the side, crops of the area."""
+
+    crop: Range = (1.0, 1.0)
+    aspect: Range = (1.0, 1.0)
+    rotate: float = 0.0
+    shear: float = 0.0
+    shift: float = 0.0
+    scale: Range = (1.0, 1.0)
+    flip_horizontal: bool = False
+    flip_vertical: bool = False
+    quarter_turns: bool = False
+    elastic: float = 0.0
+    padding: str = "reflection"
+
+
+@dataclass(frozen=True)
+class Appearance:
+    """Strengths of uniform draws around no change, and the probabilities with which they are applied."""
+
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    jitter_probability: float = 1.0
+    grey_probability: float = 0.0
+    blur_probability: float = 0.0
+    stroke: float = 0.0
+    noise: float = 0.0
+
+
+CONTRASTIVE: dict[Domain, tuple[Geometry, Appearance]] = {
+    "natural": (
+        Geometry(crop=(0.2, 1.0), aspect=(3 / 4, 4 / 3), flip_horizontal=True),
+        Appearance(0.4, 0.4, 0.4, 0.1, jitter_probability=0.8, grey_probability=0.2, blur_probability=0.5),
+    ),
+    "glyph": (
+        Geometry(rotate=15, shear=12, shift=0.1, scale=(0.8, 1.2), elastic=0.06, padding="background"),
+        Appearance(brightness=0.1, contrast=0.3, stroke=0.6, noise=0.08),
+    ),
+    "texture": (
+        Geometry(
+            crop=(0.4, 1.0),
+            aspect=(4 / 5, 5 / 4),
+            rotate=45,
+            flip_horizontal=True,
+            flip_vertical=True,
+            quarter_turns=True,
+        ),
+        Appearance(0.2, 0.2, 0.2, 0.03, jitter_probability=0.8, grey_probability=0.1, blur_probability=0.2),
+    ),
+}
+
+WEAK: dict[Domain, Geometry] = {
+    "natural": Geometry(shift=0.125, flip_horizontal=True),
+    "glyph": Geometry(shift=0.0625, padding="background"),
+    "texture": Geometry(shift=0.125, flip_horizontal=True, flip_vertical=True, quarter_turns=True),
+}
+
+# Operations of the strong view, with the greatest strength of each. Geometry as in `Geometry`.
+STRONG: dict[Domain, dict[str, float]] = {
+    "natural": {
+        "rotate": 30, "shear_x": 17, "shear_y": 17, "shift_x": 0.3, "shift_y": 0.3, "brightness": 0.9, "contrast": 0.9,
+        "saturation": 0.9, "sharpness": 0.9, "posterize": 4, "solarize": 1.0, "autocontrast": 1.0, "identity": 1.0,
+    },
+    "glyph": {
+        "rotate": 20, "shear_x": 20, "shear_y": 15, "shift_x": 0.12, "shift_y": 0.12, "zoom": 0.2, "elastic": 0.1,
+        "brightness": 0.2, "contrast": 0.6, "sharpness": 0.9, "stroke": 0.8, "noise": 0.15, "identity": 1.0,
+    },
+    "texture": {
+        "rotate": 45, "shear_x": 17, "shear_y": 17, "shift_x": 0.2, "shift_y": 0.2, "zoom": 0.2, "brightness": 0.4,
+        "contrast": 0.4, "saturation": 0.4, "sharpness": 0.9, "autocontrast": 1.0, "noise": 0.05, "identity": 1.0,
+    },
+}  # fmt: skip
+STRONG_OPERATIONS = 4
+CUTOUT = {"natural": 0.5, "glyph": 0.3, "texture": 0.5}  # greatest side, share of the image's
+BLUR_FROM = 33  # pixels; below, a blur would leave nothing (method.md: none at 32 px)
+
+
+class Views:
+    """Makes the three kinds of view in one domain.
+
+    Every method takes images (B, channels, S, S) uint8 and returns (B, channels, S, S) float32 in [0, 1] on the same
+    device. Equal generators give equal views.
+    """
+
+    def __init__(self, domain: Domain) -> None:
+        self.domain = domain
+
+    def plain(self, images: Tensor) -> Tensor:
+        """The image itself."""
+        return images.float().div_(255)
+
+    def contrastive(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """One of MoCo's views; call twice for the pair."""
+        geometry, appearance = CONTRASTIVE[self.domain]
+        draw = _Draw(len(images), images.device, generator)
+        moved = _resample(self.plain(images), *_geometry(geometry, draw), geometry.padding)
+        return _appearance(moved, appearance, draw)
+
+    def weak(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Flip and shift by whole pixels."""
+        geometry = WEAK[self.domain]
+        draw = _Draw(len(images), images.device, generator)
+        matrix, displacement = _geometry(geometry, draw)
+        half = images.shape[-1] / 2  # one pixel is 1 / half in the resampler's coordinates
+        matrix[:, :, 2] = (matrix[:, :, 2] * half).round() / half
+        return _resample(self.plain(images), matrix, displacement, geometry.padding)
+
+    def strong(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Four operations drawn for each image, after a flip of the domain, then cutout."""
+        draw = _Draw(len(images), images.device, generator)
+        table = STRONG[self.domain]
+        chosen = draw.choices(len(table), STRONG_OPERATIONS)
+        strength = {name: chosen[:, i] * limit for i, (name, limit) in enumerate(table.items())}
+        padding = WEAK[self.domain].padding
+        moved = _resample(self.plain(images), *_strong_geometry(strength, WEAK[self.domain], draw), padding)
+        return _cutout(_strong_appearance(moved, strength, draw), CUTOUT[self.domain], draw)
+
+
+class _Draw:
+    """Random numbers with one row for each image of a batch."""
+
+    def __init__(self, batch: int, device: torch.device, generator: torch.Generator) -> None:
+        self.batch, self.device, self.generator = batch, device, generator
+
+    def uniform(self, low: float, high: float) -> Tensor:
+        """(B,) float32 in [low, high)."""
+        return torch.rand(self.batch, device=self.device, generator=self.generator) * (high - low) + low
+
+    def around(self, limit: float) -> Tensor:
+        """(B,) float32 in [-limit, limit)."""
+        return self.uniform(-limit, limit)
+
+    def coin(self, probability: float = 0.5) -> Tensor:
+        """(B,) bool."""
+        return torch.rand(self.batch, device=self.device, generator=self.generator) < probability
+
+    def sign(self) -> Tensor:
+        """(B,) float32, -1 or 1."""
+        return self.coin().float() * 2 - 1
+
+    def log_uniform(self, limits: Range) -> Tensor:
+        """(B,) float32 in [low, high), uniform in the logarithm."""
+        return self.uniform(math.log(limits[0]), math.log(limits[1])).exp()
+
+    def normal(self, *shape: int) -> Tensor:
+        """(B, *shape) float32, standard normal."""
+        return torch.randn((self.batch, *shape), device=self.device, generator=self.generator)
+
+    def choices(self, count: int, taken: int) -> Tensor:
+        """(B, count) float32: `taken` random columns of each row hold a draw from [0.1, 1) with a sign, the rest 0."""
+        noise = torch.rand((self.batch, count), device=self.device, generator=self.generator)
+        mask = torch.zeros_like(noise).scatter_(1, noise.topk(taken, dim=1).indices, 1.0)
+        size = torch.rand((self.batch, count), device=self.device, generator=self.generator) * 0.9 + 0.1
+        flip = torch.rand((self.batch, count), device=self.device, generator=self.generator) < 0.5
+        return mask * torch.where(flip, -size, size)
+
+
+def _matrix(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    return torch.stack([torch.stack([a, b], dim=1), torch.stack([c, d], dim=1)], dim=1)
+
+
+def _affine(
+    angle: Tensor, shear_x: Tensor, shear_y: Tensor, scale_x: Tensor, scale_y: Tensor, shift_x: Tensor, shift_y: Tensor
+) -> Tensor:
+    """(B, 2, 3) maps from output to input coordinates; angles in degrees, scales of the sampled window."""
+    turn = angle * (math.pi / 180)
+    rotation = _matrix(turn.cos(), -turn.sin(), turn.sin(), turn.cos())
+    one = torch.ones_like(turn)
+    shear = _matrix(one, (shear_x * (math.pi / 180)).tan(), (shear_y * (math.pi / 180)).tan(), one)
+    scale = torch.diag_embed(torch.stack([scale_x, scale_y], dim=1))
+    shift = torch.stack([shift_x, shift_y], dim=1).unsqueeze(2)
+    return torch.cat([rotation @ shear @ scale, shift], dim=2)
+
+
+def _geometry(geometry: Geometry, draw: _Draw) -> tuple[Tensor, Tensor | None]:
+    area = draw.uniform(*geometry.crop)
+    aspect = draw.log_uniform(geometry.aspect).sqrt()
+    width = (area.sqrt() * aspect).clamp(max=1)
+    height = (area.sqrt() / aspect).clamp(max=1)
+    zoom = draw.log_uniform(geometry.scale)
+    reach = 2 * geometry.shift  # a shift of the whole side is 2 in the resampler's coordinates
+    matrix = _affine(
+        draw.around(geometry.rotate) + _quarter_turn(geometry, draw),
+        draw.around(geometry.shear),
+        draw.around(geometry.shear),
+        width / zoom * _flip(geometry.flip_horizontal, draw),
+        height / zoom * _flip(geometry.flip_vertical, draw),
+        draw.around(1.0) * (1 - width) + draw.around(reach),
+        draw.around(1.0) * (1 - height) + draw.around(reach),
+    )
+    displacement = draw.normal(2, 4, 4) * geometry.elastic if geometry.elastic else None
+    return matrix, displacement
+
+
+def _flip(allowed: bool, draw: _Draw) -> Tensor:
+    return draw.sign() if allowed else torch.ones(draw.batch, device=draw.device)
+
+
+def _quarter_turn(geometry: Geometry, draw: _Draw) -> Tensor:
+    turns = draw.uniform(0, 4).floor()
+    return turns * 90 if geometry.quarter_turns else torch.zeros_like(turns)
+
+
+def _strong_geometry(strength: dict[str, Tensor], flips: Geometry, draw: _Draw) -> tuple[Tensor, Tensor | None]:
+    zero = torch.zeros(draw.batch, device=draw.device)
+    zoom = strength.get("zoom", zero).exp()
+    matrix = _affine(
+        strength.get("rotate", zero) + _quarter_turn(flips, draw),
+        strength.get("shear_x", zero),
+        strength.get("shear_y", zero),
+        zoom * _flip(flips.flip_horizontal, draw),
+        zoom * _flip(flips.flip_vertical, draw),
+        2 * strength.get("shift_x", zero),
+        2 * strength.get("shift_y", zero),
+    )
+    elastic = strength.get("elastic")
+    return matrix, None if elastic is None else draw.normal(2, 4, 4) * elastic.view(-1, 1, 1, 1)
+
+
+def _resample(images: Tensor, matrix: Tensor, displacement: Tensor | None, padding: str) -> Tensor:
+    """Samples each image at its own affine grid, moved by a smooth displacement (B, 2, 4, 4) if there is one."""
+    side = images.shape[-1]
+    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+    if displacement is not None:
+        smooth = F.interpolate(displacement, size=(side, side), mode="bicubic", align_corners=True)
+        grid = grid + smooth.permute(0, 2, 3, 1)
+    if padding != "background":
+        return F.grid_sample(images, grid, mode="bilinear", padding_mode=padding, align_corners=False)
+    ground = _background(images)
+    return F.grid_sample(images - ground, grid, mode="bilinear", padding_mode="zeros", align_corners=False) + ground
+
+
+def _background(images: Tensor) -> Tensor:
+    """(B, channels, 1, 1) median of the border: what lies around a glyph, even where its ink touches the edge."""
+    border = [images[:, :, 0], images[:, :, -1], images[:, :, :, 0], images[:, :, :, -1]]
+    return torch.cat(border, dim=2).median(dim=2).values[:, :, None, None]
+
+
+def _column(values: Tensor) -> Tensor:
+    return values.view(-1, 1, 1, 1)
+
+
+def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
+    """Other + factor * (images - other): factor 1 changes nothing, 0 gives `other`, above 1 moves away from it."""
+    return torch.lerp(other.expand_as(images), images, _column(factor))
+
+
+def _luminance(images: Tensor) -> Tensor:
+    if images.shape[1] == 1:
+        return images
+    weights = torch.tensor([0.299, 0.587, 0.114], device=images.device).view(1, 3, 1, 1)
+    return (images * weights).sum(dim=1, keepdim=True)
+
+
+def _brightness(images: Tensor, factor: Tensor) -> Tensor:
+    return (images * _column(factor)).clamp_(0, 1)
+
+
+def _contrast(images: Tensor, factor: Tensor) -> Tensor:
+    return _blend(images, _luminance(images).mean(dim=(1, 2, 3), keepdim=True), factor).clamp_(0, 1)
+
+
+def _saturation(images: Tensor, factor: Tensor) -> Tensor:
+    return _blend(images, _luminance(images), factor).clamp_(0, 1)
+
+
+def _hue(images: Tensor, turns: Tensor) -> Tensor:
+    """Rotates the chroma plane of YIQ by `turns` full turns; luminance stays."""
+    to_yiq = images.new_tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+    angle = turns * (2 * math.pi)
+    rotation = torch.zeros((len(images), 3, 3), device=images.device)
+    rotation[:, 0, 0] = 1
+    rotation[:, 1:, 1:] = _matrix(angle.cos(), -angle.sin(), angle.sin(), angle.cos())
+    change = torch.linalg.inv(to_yiq) @ rotation @ to_yiq
+    return torch.einsum("bij,bjhw->bihw", change, images).clamp_(0, 1)
+
+
+def _smooth(images: Tensor) -> Tensor:
+    """3x3 binomial blur."""
+    weights = images.new_tensor([1.0, 2.0, 1.0])
+    kernel = (weights[:, None] * weights[None, :] / 16).expand(images.shape[1], 1, 3, 3)
+    return F.conv2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), kernel, groups=images.shape[1])
+
+
+def _gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
+    """Separable Gaussian with an own sigma (pixels) for each image, over nine taps."""
+    offsets = torch.arange(-4, 5, device=images.device)
+    weights = torch.exp(-(offsets**2) / (2 * sigma.view(-1, 1) ** 2))
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    for dim, pad in ((3, (4, 4, 0, 0)), (2, (0, 0, 4, 4))):
+        padded = F.pad(images, pad, mode="replicate")
+        side = images.shape[dim]
+        images = torch.stack([padded.narrow(dim, i, side) * _column(weights[:, i]) for i in range(9)]).sum(dim=0)
+    return images
+
+
+def _stroke(images: Tensor, amount: Tensor) -> Tensor:
+    """Widens bright strokes where `amount` is above 0 and thins them below; 1 is one pixel each side."""
+    wider = F.max_pool2d(images, 3, 1, 1)
+    thinner = -F.max_pool2d(-images, 3, 1, 1)
+    return torch.where(_column(amount) > 0, _blend(wider, images, amount.abs()), _blend(thinner, images, amount.abs()))
+
+
+def _noise(images: Tensor, sigma: Tensor, draw: _Draw) -> Tensor:
+    return (images + draw.normal(*images.shape[1:]) * _column(sigma)).clamp_(0, 1)
+
+
+def _appearance(images: Tensor, appearance: Appearance, draw: _Draw) -> Tensor:
+    """Colour jitter, grey, blur, stroke width and noise; parts of strength 0 cost nothing."""
+    jittered = draw.coin(appearance.jitter_probability).float()
+    for strength, change in ((appearance.brightness, _brightness), (appearance.contrast, _contrast)):
+        if strength:
+            images = change(images, 1 + draw.around(strength) * jittered)
+    if images.shape[1] == 3:
+        if appearance.saturation:
+            images = _saturation(images, 1 + draw.around(appearance.saturation) * jittered)
+        if appearance.hue:
+            images = _hue(images, draw.around(appearance.hue) * jittered)
+        if appearance.grey_probability:
+            images = _saturation(images, 1 - draw.coin(appearance.grey_probability).float())
+    if appearance.blur_probability and images.shape[-1] >= BLUR_FROM:
+        sigma = draw.uniform(0.1, 2.0) * (images.shape[-1] / 224)
+        blurred = _gaussian_blur(images, sigma.clamp(min=0.1))
+        images = _blend(images, blurred, 1 - draw.coin(appearance.blur_probability).float())
+    if appearance.stroke:
+        images = _stroke(images, draw.around(appearance.stroke))
+    if appearance.noise:
+        images = _noise(images, draw.uniform(0, appearance.noise), draw)
+    return images
+
+
+def _strong_appearance(images: Tensor, strength: dict[str, Tensor], draw: _Draw) -> Tensor:
+    """The operations on pixels; an image for which one was not drawn has strength 0 there and stays as it is."""
+    images = _brightness(images, 1 + strength["brightness"])
+    images = _contrast(images, 1 + strength["contrast"])
+    if "saturation" in strength and images.shape[1] == 3:
+        images = _saturation(images, 1 + strength["saturation"])
+    images = _blend(images, _smooth(images), 1 + strength["sharpness"]).clamp_(0, 1)
+    if "posterize" in strength:
+        levels = 2 ** (8 - strength["posterize"].abs().round())
+        posterized = (images * _column(levels - 1)).round() / _column(levels - 1)
+        images = torch.where(_column(strength["posterize"] != 0), posterized, images)
+    if "solarize" in strength:
+        images = torch.where(images > _column(1 - strength["solarize"].abs()), 1 - images, images)
+    if "autocontrast" in strength:
+        low, high = images.amin(dim=(2, 3), keepdim=True), images.amax(dim=(2, 3), keepdim=True)
+        stretched = (images - low) / (high - low).clamp(min=1 / 255)
+        images = torch.where(_column(strength["autocontrast"] != 0), stretched, images)
+    if "stroke" in strength:
+        images = _stroke(images, strength["stroke"])
+    if "noise" in strength:
+        images = _noise(images, strength["noise"].abs(), draw)
+    return images
+
+
+def _cutout(images: Tensor, greatest: float, draw: _Draw) -> Tensor:
+    """Replaces a square of random side and place by the image's mean."""
+    side = images.shape[-1]
+    half = draw.uniform(0, greatest) * side / 2
+    centres = [draw.uniform(0, side), draw.uniform(0, side)]
+    pixels = torch.arange(side, device=images.device) + 0.5
+    rows, columns = (((pixels - centre.unsqueeze(1)).abs() < half.unsqueeze(1)) for centre in centres)
+    hole = (rows.unsqueeze(2) & columns.unsqueeze(1)).unsqueeze(1)
+    return torch.where(hole, images.mean(dim=(2, 3), keepdim=True), images)
+
+
+@dataclass(frozen=True)
+class DomainChoice:
+    """What `auto` chose, and the measurements that decided, in one sentence."""
+
+    domain: Domain
+    reason: str
+
+
+SAMPLE = 1000  # images looked at to choose a domain
+GREY_LIMIT = 0.01  # mean distance of a channel from grey
+GLYPH_GROUND = 0.4  # median share of pixels that are background
+GLYPH_EXTREME = 0.1  # distance of the background from black or white
+UPRIGHT = 0.04  # squared change of the mean image under a flip or quarter turn, in pixel variances
+
+
+def choose_domain(images: Tensor) -> DomainChoice:
+    """Chooses the domain of the views from the images.
+
+    Grey images that are mostly a black or white ground are glyphs. Images whose average looks the same after flips
+    and quarter turns have no upright position: textures. Everything else is treated as photographs.
+
+    Args:
+        images: (N, channels, S, S) uint8.
+    """
+    sample = images[:: max(1, len(images) // SAMPLE)][:SAMPLE].float() / 255
+    grey = _luminance(sample)
+    colour = float((sample - grey).abs().mean())
+    background = _background(grey)
+    ground = float(((grey - background).abs() < 0.1).float().mean(dim=(1, 2, 3)).median())
+    extreme = float(torch.minimum(background, 1 - background).median())
+    upright = _uprightness(sample)
+    measured = f"colour {colour:.3f}, background share {ground:.2f}, uprightness {upright:.3f}"
+    if colour < GREY_LIMIT and ground >= GLYPH_GROUND and extreme <= GLYPH_EXTREME and upright >= UPRIGHT:
+        return DomainChoice("glyph", f"grey, upright shapes on an even black or white ground ({measured})")
+    if upright < UPRIGHT and len(sample) >= 2 / UPRIGHT:
+        return DomainChoice("texture", f"the images have no upright position ({measured})")
+    return DomainChoice("natural", f"upright images with grey tones or colour ({measured})")
+
+
+def _uprightness(images: Tensor) -> float:
+    """How much the mean image changes under flips and a quarter turn.
+
+    The greatest mean squared change, in units of the variance over images, less the 2 / N that sampling explains.
+    """
+    coarse = F.adaptive_avg_pool2d(images, 8)
+    coarse = coarse - coarse.mean(dim=(1, 2, 3), keepdim=True)
+    mean = coarse.mean(dim=0)
+    variance = coarse.var(dim=0, correction=0).mean().clamp(min=1e-8)
+    turned = (mean.flip(1), mean.flip(2), mean.rot90(1, (1, 2)))
+    return max(float((mean - other).square().mean() / variance) for other in turned) - 2 / len(images)

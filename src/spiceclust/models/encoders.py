@@ -1,0 +1,150 @@
+"""Encoders: image -> feature vector. ResNet (He et al. 2016) and Wide ResNet (Zagoruyko and Komodakis 2016).
+
+B images in a batch, S pixels a side, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spiceclust.config import choose
+
+SMALL_STEM_LIMIT = 64  # pixels; above it the 7x7 stem with max-pooling of ImageNet is used
+
+
+class Encoder(nn.Module):
+    """Normalises the pixels, runs a backbone, and averages over the image.
+
+    Args:
+        backbone: maps (B, channels, S, S) to (B, D, s, s).
+        n_features: D.
+        mean, std: per-channel mean and standard deviation of the training images, in [0, 1].
+    """
+
+    def __init__(self, backbone: nn.Module, n_features: int, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.n_features = n_features
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+
+    mean: Tensor
+    std: Tensor
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, channels, S, S) float32 in [0, 1] to pooled features (B, D)."""
+        normalised = (images - self.mean) / self.std
+        maps: Tensor = self.backbone(normalised.contiguous(memory_format=torch.channels_last))
+        return maps.mean(dim=(2, 3))
+
+
+class _BasicBlock(nn.Module):
+    def __init__(self, width_in: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width_in, width, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(width)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or width_in != width:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(width_in, width, 1, stride, bias=False),
+                nn.BatchNorm2d(width),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.norm1(self.conv1(x)), inplace=True)
+        out = self.norm2(self.conv2(out))
+        return F.relu(out + self.shortcut(x), inplace=True)
+
+
+class _WideBlock(nn.Module):
+    """Pre-activation block; the first one of a stage shares its activation with the shortcut."""
+
+    def __init__(self, width_in: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(width_in)
+        self.conv1 = nn.Conv2d(width_in, width, 3, stride, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.shortcut = nn.Conv2d(width_in, width, 1, stride, bias=False) if width_in != width else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        active = F.relu(self.norm1(x))
+        out: Tensor = self.conv2(F.relu(self.norm2(self.conv1(active)), inplace=True))
+        return out + (x if self.shortcut is None else self.shortcut(active))
+
+
+def _stages(
+    block: Callable[[int, int, int], nn.Module], width_in: int, widths: Sequence[int], blocks: Sequence[int]
+) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    for stage, (width, count) in enumerate(zip(widths, blocks, strict=True)):
+        for position in range(count):
+            stride = 2 if stage > 0 and position == 0 else 1
+            layers.append(block(width_in, width, stride))
+            width_in = width
+    return layers
+
+
+def _resnet(widths: Sequence[int], blocks: Sequence[int]) -> Callable[[int, int], tuple[nn.Module, int]]:
+    def build(channels: int, image_size: int) -> tuple[nn.Module, int]:
+        if image_size <= SMALL_STEM_LIMIT:
+            stem: list[nn.Module] = [nn.Conv2d(channels, widths[0], 3, 1, 1, bias=False)]
+            pool: list[nn.Module] = []
+        else:
+            stem = [nn.Conv2d(channels, widths[0], 7, 2, 3, bias=False)]
+            pool = [nn.MaxPool2d(3, 2, 1)]
+        layers = [*stem, nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True), *pool]
+        return nn.Sequential(*layers, *_stages(_BasicBlock, widths[0], widths, blocks)), widths[-1]
+
+    return build
+
+
+def _wide_resnet(depth: int, factor: int) -> Callable[[int, int], tuple[nn.Module, int]]:
+    def build(channels: int, image_size: int) -> tuple[nn.Module, int]:
+        count = (depth - 4) // 6
+        widths = [16 * factor, 32 * factor, 64 * factor]
+        stem = nn.Conv2d(channels, 16, 3, 1, 1, bias=False)
+        layers = _stages(_WideBlock, 16, widths, [count] * 3)
+        return nn.Sequential(stem, *layers, nn.BatchNorm2d(widths[-1]), nn.ReLU(inplace=True)), widths[-1]
+
+    return build
+
+
+BACKBONES: dict[str, Callable[[int, int], tuple[nn.Module, int]]] = {
+    "resnet_small": _resnet((32, 64, 128), (1, 1, 1)),
+    "resnet18": _resnet((64, 128, 256, 512), (2, 2, 2, 2)),
+    "resnet34": _resnet((64, 128, 256, 512), (3, 4, 6, 3)),
+    "wrn28_2": _wide_resnet(28, 2),
+}
+
+
+def build_encoder(
+    name: str, channels: int, image_size: int, mean: Sequence[float], std: Sequence[float], seed: int
+) -> Encoder:
+    """A freshly initialised encoder; equal seeds give equal weights.
+
+    Args:
+        name: `resnet_small` (three stages of one block, widths 32, 64, 128: for CPUs), `resnet18`, `resnet34` or
+            `wrn28_2`.
+        channels: 1 or 3.
+        image_size: S in pixels; up to 64 the stem is one 3x3 convolution, above it 7x7 with max-pooling.
+        mean, std: per-channel statistics of the images in [0, 1].
+        seed: of the initial weights (He initialisation).
+
+    Raises:
+        ConfigError: unknown name.
+    """
+    make = choose(BACKBONES, name, "backbone")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        backbone, n_features = make(channels, image_size)
+        for module in backbone.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return Encoder(backbone.to(memory_format=torch.channels_last), n_features, mean, std)  # type: ignore[call-overload]

@@ -1,0 +1,86 @@
+"""Heads: features -> projection or clusters.
+
+B images in a batch, D features, H heads, C clusters.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spiceclust.models.encoders import Encoder
+
+
+def build_projection(n_features: int, dim: int, seed: int) -> nn.Module:
+    """The two-layer projection of MoCo v2 (Chen et al. 2020): (B, D) to (B, dim)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(n_features, n_features), nn.ReLU(), nn.Linear(n_features, dim))
+
+
+class ClusterHeads(nn.Module):
+    """H independent MLPs D -> D -> C with ReLU, run as one batched product (SPICE section III-B).
+
+    Args:
+        n_heads: H.
+        n_features: D.
+        n_clusters: C.
+        seed: of the initial weights (uniform in +-1/sqrt(D), as torch.nn.Linear).
+    """
+
+    def __init__(self, n_heads: int, n_features: int, n_clusters: int, seed: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        bound = 1 / math.sqrt(n_features)
+
+        def uniform(*shape: int) -> nn.Parameter:
+            return nn.Parameter((torch.rand(shape, generator=generator) * 2 - 1) * bound)
+
+        self.weight1 = uniform(n_heads, n_features, n_features)
+        self.bias1 = uniform(n_heads, 1, n_features)
+        self.weight2 = uniform(n_heads, n_features, n_clusters)
+        self.bias2 = uniform(n_heads, 1, n_clusters)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """Embeddings (B, D), or (H, B, D) with other images for each head, to logits (H, B, C)."""
+        if embeddings.dim() == 2:
+            embeddings = embeddings.expand(len(self.weight1), -1, -1)
+        hidden = F.relu(torch.baddbmm(self.bias1, embeddings, self.weight1))
+        return torch.baddbmm(self.bias2, hidden, self.weight2)
+
+    def extract(self, index: int) -> nn.Sequential:
+        """Head `index` as an ordinary MLP with a copy of the weights."""
+        first = nn.Linear(self.weight1.shape[1], self.weight1.shape[2])
+        second = nn.Linear(self.weight2.shape[1], self.weight2.shape[2])
+        with torch.no_grad():
+            first.weight.copy_(self.weight1[index].T)
+            first.bias.copy_(self.bias1[index, 0])
+            second.weight.copy_(self.weight2[index].T)
+            second.bias.copy_(self.bias2[index, 0])
+        return nn.Sequential(first, nn.ReLU(), second)
+
+
+def build_head(n_features: int, n_clusters: int) -> nn.Sequential:
+    """An MLP D -> D -> C of the shape that `ClusterHeads.extract` returns, to load weights into."""
+    return nn.Sequential(nn.Linear(n_features, n_features), nn.ReLU(), nn.Linear(n_features, n_clusters))
+
+
+class Classifier(nn.Module):
+    """An encoder and one clustering head: what a run ships."""
+
+    def __init__(self, encoder: Encoder, head: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Images (B, channels, S, S) float32 in [0, 1] to L2-normalised embeddings (B, D) float32."""
+        return F.normalize(self.encoder(images).float(), dim=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, channels, S, S) float32 in [0, 1] to logits (B, C)."""
+        logits: Tensor = self.head(self.embed(images))
+        return logits

@@ -1,0 +1,107 @@
+"""Scores a finished run against true labels: the only command that reads them.
+
+n images scored.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from spiceclust.errors import SourceError
+from spiceclust.files import write_json
+from spiceclust.functional.metrics import Scores, score_clusters
+from spiceclust.result import Result
+
+
+def evaluate(result: Result, truth: Mapping[str, str]) -> Scores:
+    """Scores every clustered image that has a true label.
+
+    Args:
+        result: a finished run.
+        truth: from the paths of `result.rows` to class names; images without one are left out.
+
+    Raises:
+        SourceError: no clustered image has a label.
+    """
+    scored = [i for i, row in enumerate(result.rows) if result.labels[i] >= 0 and row.path in truth]
+    if not scored:
+        raise SourceError(
+            f"none of the {len(truth)} labels belongs to one of the {int((result.labels >= 0).sum())} clustered "
+            f"images: paths must be as in clusters.csv, such as {result.rows[0].path!r}"
+        )
+    classes = np.array([truth[result.rows[i].path] for i in scored])
+    return score_clusters(result.labels[scored], classes)
+
+
+def write_scores(folder: Path, result: Result, scores: Scores) -> dict[str, Any]:
+    """Adds acc, nmi, ari, n and the match to metrics.json; returns what was added."""
+    added = scores._asdict() | {"match": {str(cluster): name for cluster, name in scores.match.items()}}
+    write_json(folder / "metrics.json", {**result.metrics, **added})
+    return added
+
+
+def read_truth(labels: str, result: Result) -> dict[str, str]:
+    """True labels by the paths of a run.
+
+    Args:
+        labels: a .csv with columns path and label (or class), where a path may be as in clusters.csv, or begin with the
+            source folder's name or its full path; a .npz with `labels` in the order of the array; the word `folders`
+            (the parent folder of an image is its label); or the word `digits`, for the built-in images.
+        result: the run.
+
+    Raises:
+        SourceError: the file is missing, or has no such columns, or another number of labels than the run has images.
+    """
+    paths = [row.path for row in result.rows]
+    if labels == "folders":
+        top = PurePosixPath(_source_folder(result)).name
+        return {path: PurePosixPath(path).parent.name or top for path in paths}
+    if labels == "digits":
+        from spiceclust.data.datasets import digits_labels
+
+        return _by_row(paths, digits_labels().tolist(), labels)
+    file = Path(labels)
+    if not file.is_file():
+        raise SourceError(f"--labels {labels}: no such file; give a .csv, a .npz, or one of the words folders, digits")
+    if file.suffix.lower() == ".npz":
+        with np.load(file, allow_pickle=False) as archive:
+            if "labels" not in archive:
+                raise SourceError(f"{file} has no array `labels`: it has {', '.join(archive) or 'nothing'}")
+            return _by_row(paths, archive["labels"].tolist(), labels)
+    return _from_csv(file, paths, _source_folder(result))
+
+
+def _by_row(paths: list[str], labels: list[Any], name: str) -> dict[str, str]:
+    if len(labels) != len(paths):
+        raise SourceError(f"{name} has {len(labels)} labels and the run {len(paths)} images: they should be equal")
+    return dict(zip(paths, map(str, labels), strict=True))
+
+
+def _from_csv(file: Path, paths: list[str], source: str) -> dict[str, str]:
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as handle:
+            reader = csv.DictReader(handle)
+            fields = reader.fieldnames or []
+            column = next((name for name in ("label", "class") if name in fields), None)
+            if "path" not in fields or column is None:
+                raise SourceError(f"{file} has the columns {', '.join(fields) or 'none'}: it needs path and label")
+            given = {str(row["path"]): row[column] for row in reader if row[column]}
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise SourceError(f"{file} is not a readable .csv ({error})") from None
+    folder = PurePosixPath(source)
+    truth = {}
+    for path in paths:
+        for name in (path, f"{folder.name}/{path}", str(folder / path)):
+            if name in given:
+                truth[path] = given[name]
+                break
+    return truth
+
+
+def _source_folder(result: Result) -> str:
+    return str(result.run.get("source_path", ""))

@@ -1,0 +1,344 @@
+"""The stages in order, each in its own folder of the run; what is done and unchanged is skipped.
+
+N distinct readable images, n rows of the manifest (bad files and duplicates included), C clusters.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from spiceclust import __version__
+from spiceclust.config import Facts, FitConfig, Request, image_size, resolve
+from spiceclust.data.images import Images, Source, load
+from spiceclust.data.views import DomainChoice, choose_domain
+from spiceclust.errors import RunFolderError
+from spiceclust.files import read_json, sha256_json, write_json
+from spiceclust.manifest import write_manifest
+from spiceclust.models.encoders import build_encoder
+from spiceclust.models.heads import Classifier, build_head
+from spiceclust.progress import Progress, Silent, clock
+from spiceclust.result import Result
+from spiceclust.stages import embed, guard, pretrain, select, self_label, semi
+from spiceclust.training.checkpoint import Artefact, load_tensors, run_stage, save_tensors
+from spiceclust.training.context import Context, open_context, open_device
+from spiceclust.training.inference import classify
+
+MODEL_FORMAT: Final = 1
+EARLY = ("n_clusters", "seed", "preset", "encoder")  # fields of a config that are known before an image is read
+
+
+def fit(
+    source: Source, request: Request, folder: Path, *, device: str = "auto", progress: Progress | None = None
+) -> Result:
+    """Runs SPICE from images to clusters, or goes on where an earlier call with the same config stopped.
+
+    Args:
+        source: the images.
+        request: what is wanted.
+        folder: the run folder; made when it is not there.
+        device: `auto`, `cpu`, `cuda`, ...
+        progress: where to tell what is done; silent by default.
+
+    Raises:
+        ConfigError: something in the request cannot be.
+        SourceError: no readable images, or fewer than twice the clusters.
+        RunFolderError: the folder cannot be written, is something else, or holds a run with another config.
+        TrainingError: a stage could not go on.
+    """
+    earlier = _look_at(folder)
+    early = {field: getattr(request, field) for field in EARLY}
+    _refuse_differences(folder, earlier, {**early, **request.overrides})
+    context = open_context(request.seed, device, progress)
+
+    native = source.native_size()
+    images = load(source, image_size(request, native), None, context.progress)
+    pixels = torch.from_numpy(images.pixels)
+    views = choose_domain(pixels)
+    config = resolve(request, _facts(images, native, views))
+    _refuse_differences(folder, earlier, config.model_dump(), images.fingerprint)
+    why = f"chosen: {views.reason}" if request.views == "auto" else "as asked"
+    _say_start(images, config, why, context)
+
+    run = _Run(folder, config, images, context)
+    run.record.update(source=source.description, views=why)
+    _make(folder)
+    write_manifest(folder, images.rows)
+    write_json(folder / "run.json", run.record)
+    return run.execute(pixels.to(context.device))
+
+
+def predict(folder: Path, source: Source, *, device: str = "auto", progress: Progress | None = None) -> Result:
+    """Clusters new images with a finished run's model.
+
+    Args:
+        folder: the run folder, of which only `model/` is read.
+        source: the images.
+        device: where to compute.
+        progress: where to tell what is done.
+
+    Returns:
+        A Result of the new images; `reliable` is False throughout, since it is a statement about the images fitted.
+
+    Raises:
+        RunFolderError: no model there, or it is damaged.
+        SourceError: no readable images.
+    """
+    model = load_model(folder, open_device(device))
+    images = load(source, model.image_size, model.channels, progress or Silent())
+    probabilities, embeddings = model.classify(torch.from_numpy(images.pixels))
+    return _result(images, probabilities, embeddings, None, {}, {})
+
+
+def transform(folder: Path, source: Source, *, device: str = "auto") -> NDArray[np.float32]:
+    """Embeds images with a finished run's model: (n, D) float32, L2-normalised, zeros where an image cannot be read."""
+    model = load_model(folder, open_device(device))
+    images = load(source, model.image_size, model.channels, Silent())
+    _, embeddings = model.classify(torch.from_numpy(images.pixels))
+    return _spread(images, embeddings, 0)
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a run ships: a classifier, and how images must be prepared for it."""
+
+    classifier: Classifier
+    image_size: int
+    channels: Literal[1, 3]
+    device: torch.device
+
+    def classify(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, channels, S, S) uint8 to probabilities (N, C) and embeddings (N, D), float32."""
+        return classify(self.classifier, pixels, self.device)
+
+
+def save_model(folder: Path, classifier: Classifier, config: FitConfig) -> None:
+    """Writes `model/`: config.json and model.safetensors."""
+    target = folder / "model"
+    target.mkdir(exist_ok=True)
+    save_tensors(target / "model.safetensors", classifier.state_dict())
+    write_json(
+        target / "config.json",
+        {
+            "format": MODEL_FORMAT,
+            "spiceclust": __version__,
+            "backbone": config.backbone,
+            "image_size": config.image_size,
+            "channels": config.channels,
+            "n_clusters": config.n_clusters,
+        },
+    )
+
+
+def load_model(folder: Path, device: torch.device) -> Model:
+    """Reads `model/` of a run folder.
+
+    Raises:
+        RunFolderError: not there, damaged, or written by a newer version.
+    """
+    if not (folder / "model" / "config.json").exists():
+        raise RunFolderError(f"{folder} has no finished model: give its `spiceclust fit` command again to finish it")
+    facts = read_json(folder / "model" / "config.json")
+    if facts.get("format") != MODEL_FORMAT:
+        raise RunFolderError(
+            f"{folder / 'model'} has format {facts.get('format')}, this version reads {MODEL_FORMAT}: update spiceclust"
+        )
+    tensors = load_tensors(folder / "model" / "model.safetensors", device)
+    try:
+        channels: Literal[1, 3] = 3 if facts["channels"] == 3 else 1
+        size = int(facts["image_size"])
+        encoder = build_encoder(facts["backbone"], channels, size, [0.0] * channels, [1.0] * channels, seed=0)
+        classifier = Classifier(encoder, build_head(encoder.n_features, int(facts["n_clusters"])))
+        classifier.load_state_dict(tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise RunFolderError(f"{folder / 'model'} is damaged: {reason}; fit into a new folder") from None
+    return Model(classifier.to(device), size, channels, device)
+
+
+class _Run:
+    """One pass through the stages: which folder, which key, how long, what was found."""
+
+    def __init__(self, folder: Path, config: FitConfig, images: Images, context: Context) -> None:
+        self.folder, self.config, self.images, self.context = folder, config, images, context
+        self.key = images.fingerprint
+        self.metrics: dict[str, Any] = {}
+        self.record: dict[str, Any] = {
+            "state": "running",
+            "config": config.model_dump(),
+            "seed": config.seed,
+            "images": images.fingerprint,
+            "device": str(context.device),
+            "bf16": context.bf16,
+            "versions": {"spiceclust": __version__, "torch": torch.__version__, "python": platform.python_version()},
+            "seconds": {},
+        }
+
+    def execute(self, pixels: Tensor) -> Result:
+        """Runs every stage on (N, channels, S, S) uint8 pixels, writes the results, and returns them."""
+        config, context = self.config, self.context
+        shape = ["encoder", "backbone", "views", "image_size", "channels", "seed"]
+        pretrained = self._stage("1-pretrain", [*shape, "pretrain"], lambda: pretrain.run(pixels, config, context))
+        encoder = pretrain.new_encoder(pixels, config, context)
+        encoder.load_state_dict(dict(pretrained.tensors))
+        embedded = self._stage("2-embed", ["embed"], lambda: embed.run(pixels, encoder, config, context))
+        neighbors = embedded.tensors["neighbors"]
+        heads = ["n_clusters", "self_label"]
+        labelled = self._stage("3-self", heads, lambda: self_label.run(embedded, config, context))
+        labelling = labelled.tensors["probabilities"]
+        selected = self._stage("4-select", ["select"], lambda: select.run(labelling, neighbors, config, context))
+        first = Classifier(encoder, build_head(encoder.n_features, config.n_clusters)).to(context.device)
+        first.head.load_state_dict(_part(labelled.tensors, "head."))
+        tuned = self._stage("5-semi", ["semi"], lambda: semi.run(pixels, first, selected, config, context))
+        second = copy.deepcopy(first)
+        second.load_state_dict(dict(tuned.tensors))
+        verdict = guard.run(pixels, first, second, neighbors, config, context)
+        probabilities = verdict.tensors["probabilities"]
+        final = select.run(probabilities, neighbors, config, context)
+        shipped = first if verdict.facts["shipped"] == "2-self" else second
+        save_model(self.folder, shipped, config)
+        self.metrics.update(
+            {
+                "3-self": {name: labelled.facts[name] for name in ("consistency", "kept")},
+                "4-select": selected.facts,
+                "5-semi": {"used": tuned.facts["used"]},
+                "guard": verdict.facts,
+                "reliable": final.facts,
+            }
+        )
+        self.record["state"] = "done"
+        self.record["shipped"] = verdict.facts["shipped"]
+        result = _result(
+            self.images,
+            probabilities,
+            verdict.tensors["embeddings"],
+            final.tensors["reliable"].bool(),
+            self.record,
+            self.metrics,
+        )
+        result.save(self.folder)
+        return result
+
+    def _stage(self, name: str, fields: list[str], compute: Callable[[], Artefact]) -> Artefact:
+        """Runs or skips one stage; its key holds everything that the stages before it depended on."""
+        values = self.config.model_dump()
+        self.key = sha256_json([name, self.key, {field: values[field] for field in fields}])
+        finished = run_stage(self.folder / name, self.key, self.context.device, compute)
+        self.record["seconds"][name] = round(finished.seconds, 2)
+        how = "already there" if finished.resumed else f"in {clock(finished.seconds)}"
+        self.context.progress.say(f"{name} done, {how}")
+        return finished.artefact
+
+
+def _look_at(folder: Path) -> dict[str, Any] | None:
+    """Refuses a folder that cannot be used, and returns the run.json of an earlier call, if there is one."""
+    if folder.is_dir():
+        contents = sorted(entry.name for entry in folder.iterdir())
+        if contents and "run.json" not in contents:
+            raise RunFolderError(
+                f"{folder} holds other files ({contents[0]}, ...) and no run.json: choose an empty or new folder"
+            )
+        if contents:
+            return read_json(folder / "run.json")
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise RunFolderError(f"{folder} cannot be made or written, because of {existing}: choose another folder")
+    return None
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise RunFolderError(f"{folder} cannot be written ({error.strerror}): choose another folder") from None
+
+
+def _refuse_differences(
+    folder: Path, earlier: dict[str, Any] | None, config: dict[str, Any], fingerprint: str | None = None
+) -> None:
+    """Raises RunFolderError when the run in `folder` has another value for any field of `config`, or other images."""
+    if earlier is None:
+        return
+    known = _flatten(earlier.get("config", {}))
+    wanted = _flatten(config)
+    different = [f"{name} {known.get(name)!r} there, {value!r} now" for name, value in wanted.items()
+                 if known.get(name) != value]  # fmt: skip
+    if fingerprint is not None and earlier.get("images") != fingerprint and not different:
+        different = ["the images have changed"]
+    if different:
+        shown = "; ".join(different[:3]) + (f"; and {len(different) - 3} more" if len(different) > 3 else "")
+        raise RunFolderError(f"{folder} holds a run with another config ({shown}): choose another folder for this one")
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat.update(_flatten(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _facts(images: Images, native: int, views: DomainChoice) -> Facts:
+    n, channels = images.pixels.shape[:2]
+    return Facts(n_images=n, native_size=native, channels=3 if channels == 3 else 1, domain=views.domain)
+
+
+def _say_start(images: Images, config: FitConfig, views: str, context: Context) -> None:
+    count = {status: sum(row.status == status for row in images.rows) for status in ("quarantined", "duplicate")}
+    say = context.progress.say
+    say(
+        f"{len(images.rows)} found: {len(images.pixels)} distinct images, {count['duplicate']} duplicates, "
+        f"{count['quarantined']} quarantined"
+    )
+    say(f"{config.n_clusters} clusters, {config.image_size} px, {config.channels} channels, {config.backbone}")
+    say(f"views: {config.views}, {views}")
+
+
+def _result(
+    images: Images,
+    probabilities: Tensor,
+    embeddings: Tensor,
+    reliable: Tensor | None,
+    record: dict[str, Any],
+    metrics: dict[str, Any],
+) -> Result:
+    """Spreads the N distinct images over the n rows of the manifest."""
+    labels = probabilities.argmax(dim=1)
+    members = F.one_hot(labels, probabilities.shape[1]).float()
+    centres = F.normalize(members.T @ embeddings, dim=1)
+    typicality = (embeddings * centres[labels]).sum(dim=1)
+    return Result(
+        rows=images.rows,
+        labels=_spread(images, labels, -1),
+        probabilities=_spread(images, probabilities, 0),
+        reliable=_spread(images, torch.zeros_like(labels).bool() if reliable is None else reliable, False),
+        typicality=_spread(images, typicality, 0),
+        run=record,
+        metrics=metrics,
+    )
+
+
+def _spread(images: Images, values: Tensor, missing: float) -> NDArray[Any]:
+    rows: NDArray[Any] = values.cpu().numpy()[np.maximum(images.index, 0)]
+    rows[images.index < 0] = missing
+    return rows
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,113 @@
+"""The Result: what a finished run found. It loads without torch, and reports and exports are functions of it."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spiceclust.errors import RunFolderError
+from spiceclust.files import read_json, write_bytes, write_json, write_text
+from spiceclust.manifest import Row, read_manifest
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished clustering. n is the number of manifest rows, C the number of clusters.
+
+    Attributes:
+        rows: the manifest, length n, in the order of the source.
+        labels: (n,) int64 in [0, C), or -1 for a quarantined row.
+        probabilities: (n, C) float32, each row sums to 1; zeros for a quarantined row.
+        reliable: (n,) bool, True where the neighbours agree with the label (local consistency).
+        typicality: (n,) float32 in [-1, 1], cosine similarity of the embedding to its cluster's mean embedding.
+        run: run.json: config, versions, seed, source, device, times, choices and their reasons.
+        metrics: metrics.json: label-free scores per stage; after `evaluate` also acc, nmi, ari.
+    """
+
+    rows: list[Row]
+    labels: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+    reliable: NDArray[np.bool_]
+    typicality: NDArray[np.float32]
+    run: dict[str, Any]
+    metrics: dict[str, Any]
+
+    @property
+    def n_clusters(self) -> int:
+        """C, the number of clusters asked for."""
+        return int(self.probabilities.shape[1])
+
+    @property
+    def confidence(self) -> NDArray[np.float32]:
+        """(n,) float32 in [0, 1], the probability of the assigned cluster; 0 for a quarantined row."""
+        return np.asarray(self.probabilities.max(axis=1), dtype=np.float32)
+
+    def save(self, folder: Path) -> None:
+        """Writes clusters.csv, metrics.json, result.safetensors and, last, run.json; the manifest is there already."""
+        from safetensors.numpy import save
+
+        arrays: dict[str, NDArray[Any]] = {
+            "labels": self.labels,
+            "probabilities": np.ascontiguousarray(self.probabilities),
+            "reliable": self.reliable.astype(np.uint8),
+            "typicality": self.typicality,
+        }
+        write_bytes(folder / "result.safetensors", save(arrays))
+        write_text(folder / "clusters.csv", self.to_csv())
+        write_json(folder / "metrics.json", self.metrics)
+        write_json(folder / "run.json", self.run)
+
+    def to_csv(self) -> str:
+        """The text of clusters.csv: path,cluster,confidence,reliable, a line for each image that was clustered."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["path", "cluster", "confidence", "reliable"])
+        for row, label, confidence, reliable in zip(
+            self.rows, self.labels.tolist(), self.confidence.tolist(), self.reliable.tolist(), strict=True
+        ):
+            if label >= 0:
+                writer.writerow([row.path, label, f"{confidence:.6f}", "true" if reliable else "false"])
+        return text.getvalue()
+
+    @classmethod
+    def load(cls, folder: Path) -> Result:
+        """Reads a finished run.
+
+        Raises:
+            RunFolderError: `folder` is no run, or is not finished, or a file in it is damaged.
+        """
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        path = folder / "result.safetensors"
+        if not (folder / "run.json").exists():
+            raise RunFolderError(f"{folder} is not a run folder: it has no run.json; make one with `spiceclust fit`")
+        if not path.exists():
+            raise RunFolderError(f"{folder} is not finished: give the same `spiceclust fit` command again to resume it")
+        rows = read_manifest(folder)
+        try:
+            arrays = load(path.read_bytes())
+            result = cls(
+                rows=rows,
+                labels=arrays["labels"],
+                probabilities=arrays["probabilities"],
+                reliable=arrays["reliable"].astype(bool),
+                typicality=arrays["typicality"],
+                run=read_json(folder / "run.json"),
+                metrics=read_json(folder / "metrics.json"),
+            )
+        except (SafetensorError, OSError) as error:
+            raise RunFolderError(f"{path} is damaged and cannot be read ({error})") from None
+        except KeyError as error:
+            raise RunFolderError(f"{path} is damaged: it has no array {error}") from None
+        if len(rows) != len(result.labels):
+            raise RunFolderError(
+                f"{folder} is damaged: images.parquet has {len(rows)} rows, result.safetensors {len(result.labels)}"
+            )
+        return result

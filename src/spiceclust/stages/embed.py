@@ -1,0 +1,54 @@
+"""Between stages 1 and 2: every image, and V weak and V strong views of it, through the frozen encoder once.
+
+N images, V views of each kind, D features, K neighbours.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from spiceclust.config import FitConfig
+from spiceclust.data.views import Views
+from spiceclust.functional.neighbors import nearest_neighbors
+from spiceclust.models.encoders import Encoder
+from spiceclust.training.checkpoint import Artefact
+from spiceclust.training.context import Context
+from spiceclust.training.inference import apply_batched
+
+
+def run(images: Tensor, encoder: Encoder, config: FitConfig, context: Context) -> Artefact:
+    """Embeds the images.
+
+    Args:
+        images: (N, channels, S, S) uint8.
+        encoder: of stage 1.
+        config: `embed`, `views`, `select.max_neighbors`.
+        context: seed, device, progress.
+
+    Returns:
+        `plain` (N, D) float32, `weak` and `strong` (V, N, D) float16, all L2-normalised; `neighbors` (N, K) int32,
+        from the nearest on.
+    """
+    encoder.eval()
+    views = Views(config.views)
+    count = config.embed.cached_views
+    with context.progress.task("2 embed", 1 + 2 * count) as task:
+
+        def embed(kind: str, view: int = 0) -> Tensor:
+            def function(batch: Tensor, number: int) -> Tensor:
+                draws = context.generator("embed", kind, view, number)
+                seen = views.plain(batch) if kind == "plain" else getattr(views, kind)(batch, draws)
+                with context.autocast():
+                    return F.normalize(encoder(seen).float(), dim=1)
+
+            embeddings = apply_batched(function, images, context.device)
+            task.advance()
+            return embeddings
+
+        plain = embed("plain")
+        weak = torch.stack([embed("weak", view).half() for view in range(count)])
+        strong = torch.stack([embed("strong", view).half() for view in range(count)])
+    neighbors, _ = nearest_neighbors(plain, min(config.select.max_neighbors, len(plain) - 1))
+    return Artefact({"plain": plain, "weak": weak, "strong": strong, "neighbors": neighbors.int()})

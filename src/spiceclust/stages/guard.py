@@ -1,0 +1,50 @@
+"""The guard: of the classifiers of stages 2 and 3, the one whose labels are more consistent ships.
+
+Stage 3 can make things worse. Neither stage may judge in its own favour: each labelling is scored by the neighbours in
+the features of stage 1, on which stage 2 was built, and in those of stage 3, and the mean decides.
+N images, C clusters, D features, K neighbours.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from spiceclust.config import FitConfig
+from spiceclust.functional.neighbors import nearest_neighbors
+from spiceclust.functional.reliable import consistency
+from spiceclust.models.heads import Classifier
+from spiceclust.training.checkpoint import Artefact
+from spiceclust.training.context import Context
+from spiceclust.training.inference import classify
+
+
+def run(
+    images: Tensor, first: Classifier, second: Classifier, neighbors: Tensor, config: FitConfig, context: Context
+) -> Artefact:
+    """Chooses what ships.
+
+    Args:
+        images: (N, channels, S, S) uint8.
+        first, second: classifiers of stage 2 and stage 3.
+        neighbors: (N, K) integers, of the embed stage.
+        config: `n_clusters`.
+        context: device.
+
+    Returns:
+        The shipped classifier's outputs on the plain images, `probabilities` (N, C) and `embeddings` (N, D) float32;
+        facts: both scores and the name of the stage that ships.
+    """
+    outputs = {"2-self": classify(first, images, context.device), "3-semi": classify(second, images, context.device)}
+    other, _ = nearest_neighbors(outputs["3-semi"][1], neighbors.shape[1])
+    scores = {}
+    for name, (probabilities, _) in outputs.items():
+        labels = probabilities.argmax(dim=1)
+        spaces = (neighbors.long(), other)
+        scores[name] = sum(consistency(labels, near, config.n_clusters) for near in spaces) / len(spaces)
+    shipped = max(scores, key=lambda name: scores[name])
+    context.progress.say(
+        f"guard: {shipped} ships, consistency " + ", ".join(f"{name} {score:.4f}" for name, score in scores.items())
+    )
+    probabilities, embeddings = outputs[shipped]
+    facts = {"consistency": scores, "shipped": shipped}
+    return Artefact({"probabilities": probabilities, "embeddings": embeddings}, facts)

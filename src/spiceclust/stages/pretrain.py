@@ -1,0 +1,84 @@
+"""Stage 1, representation: MoCo v2 (He et al. 2020, Chen et al. 2020) with averaged batch norm (EMAN).
+
+N images, B images in a batch, Q keys in the queue.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spiceclust.config import FitConfig
+from spiceclust.data.views import Views
+from spiceclust.functional.contrast import enqueue, info_nce
+from spiceclust.models.encoders import Encoder, build_encoder
+from spiceclust.models.heads import build_projection
+from spiceclust.models.momentum import MomentumModel
+from spiceclust.training.checkpoint import Artefact
+from spiceclust.training.context import Context
+from spiceclust.training.loop import batches, cosine, train
+
+
+def run(images: Tensor, config: FitConfig, context: Context) -> Artefact:
+    """Trains the encoder so that two views of one image lie close and views of other images far.
+
+    Args:
+        images: (N, channels, S, S) uint8 on the context's device.
+        config: `pretrain`, `backbone`, `views`.
+        context: seed, device, progress.
+
+    Returns:
+        The momentum encoder's state dict; facts: the loss curve.
+    """
+    settings = config.pretrain
+    encoder = new_encoder(images, config, context)
+    projection = build_projection(encoder.n_features, settings.projection_dim, context.number("pretrain", "projection"))
+    query_model = nn.Sequential(encoder, projection).to(context.device).train()
+    key_model = MomentumModel(query_model, settings.key_momentum)
+    views = Views(config.views)
+
+    generator = context.generator("pretrain", "queue")
+    queue = torch.randn((settings.queue_size, settings.projection_dim), device=context.device, generator=generator)
+    queue = F.normalize(queue, dim=1)
+    order = batches(len(images), settings.batch_size, "pretrain", context)
+
+    def step(number: int) -> Tensor:
+        if number:
+            key_model.update()
+        batch = images[next(order)]
+        draws = context.generator("pretrain", "views", number)
+        first, second = views.contrastive(batch, draws), views.contrastive(batch, draws)
+        with context.autocast():
+            queries, keys = query_model(first), key_model(second)
+        queries, keys = F.normalize(queries.float(), dim=1), F.normalize(keys.float(), dim=1)
+        loss = info_nce(queries, keys, queue.clone(), settings.temperature)
+        enqueue(queue, keys, number)
+        return loss
+
+    steps = max(1, settings.epochs * len(images) // settings.batch_size)
+    curve = train(
+        step,
+        steps=steps,
+        optimizer=torch.optim.SGD(
+            query_model.parameters(),
+            lr=settings.learning_rate,
+            momentum=0.9,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        ),
+        rate=lambda number: cosine(number, steps, settings.warmup),
+        name="1 pretrain (MoCo v2)",
+        context=context,
+    )
+    trained = key_model.average[0]  # type: ignore[index]
+    return Artefact(trained.state_dict(), {"steps": steps, "loss": curve})
+
+
+def new_encoder(images: Tensor, config: FitConfig, context: Context) -> Encoder:
+    """An untrained encoder with the pixel statistics of `images`; a later stage loads trained weights into it."""
+    sample = images[:: max(1, len(images) // 2000)].float() / 255
+    mean = sample.mean(dim=(0, 2, 3))
+    std = sample.std(dim=(0, 2, 3)).clamp(min=1 / 255)
+    seed = context.number("pretrain", "encoder")
+    return build_encoder(config.backbone, config.channels, config.image_size, mean.tolist(), std.tolist(), seed)

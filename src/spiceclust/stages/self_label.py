@@ -1,0 +1,108 @@
+"""Stage 2, SPICE-Self: heads taught by prototype pseudo-labels on frozen features (Niu et al. 2022, section III-B).
+
+N images, M images in a meta-batch, H heads, C clusters, D features, P pseudo-labels of a round.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from spiceclust.config import FitConfig
+from spiceclust.functional.prototypes import balanced_quotas, double_softmax_loss, labels_of, prototypes, pseudo_labels
+from spiceclust.functional.reliable import consistency
+from spiceclust.models.heads import ClusterHeads
+from spiceclust.training.checkpoint import Artefact
+from spiceclust.training.context import Context
+from spiceclust.training.loop import batches, train
+
+SCORING_NEIGHBORS = 20
+PARTITION_SHARPNESS = 0.1  # temperature that turns cosines to k-means centres into probabilities
+
+
+def run(embedded: Artefact, config: FitConfig, context: Context) -> Artefact:
+    """Trains H heads and keeps the one whose labels the neighbours agree with most.
+
+    Args:
+        embedded: of the embed stage.
+        config: `self_label`, `n_clusters`.
+        context: seed, device, progress.
+
+    Returns:
+        The kept head's weights as `head.*`, its `probabilities` (N, C) float32, and `head_labels` (H, N) int16 of
+        every head; facts: the consistency of every head and which was kept.
+    """
+    settings = config.self_label
+    plain = embedded.tensors["plain"]
+    n, n_features = plain.shape
+    heads = ClusterHeads(settings.heads, n_features, config.n_clusters, context.number("self", "heads"))
+    heads = heads.to(context.device)
+    partitions = _partitions(plain, settings.heads, config.n_clusters, context) if settings.partition_rounds else None
+    quotas = balanced_quotas(settings.meta_batch, config.n_clusters)
+    clusters = labels_of(quotas).to(context.device)
+    per_pass = -(-len(clusters) // settings.batch_size)
+    per_round = settings.passes * per_pass
+    order = batches(n, settings.meta_batch, "self", context)
+    meta = Tensor()
+    assigned = Tensor()
+
+    def new_round(number: int) -> None:
+        nonlocal meta, assigned
+        meta = next(order)
+        if partitions is not None and number < settings.partition_rounds:
+            probabilities = partitions[:, meta]
+        else:
+            weak = embedded.tensors["weak"]
+            with torch.no_grad():
+                probabilities = heads(weak[number % len(weak), meta].float()).softmax(dim=2)
+        centres = prototypes(plain[meta], probabilities, quotas, settings.ratio)
+        assigned = pseudo_labels(plain[meta], centres, quotas)
+
+    def step(number: int) -> Tensor:
+        round_number, within = divmod(number, per_round)
+        if within == 0:
+            new_round(round_number)
+        pass_number, position = divmod(within, per_pass)
+        shuffled = torch.randperm(
+            len(clusters),
+            generator=context.generator("self", "shuffle", round_number, pass_number),
+            device=context.device,
+        )
+        chosen = shuffled[position * settings.batch_size : (position + 1) * settings.batch_size]
+        strong = embedded.tensors["strong"]
+        features = strong[(round_number + pass_number) % len(strong), meta[assigned[:, chosen]]]
+        return double_softmax_loss(heads(features.float()), clusters[chosen].expand(settings.heads, -1))
+
+    curve = train(
+        step,
+        steps=settings.rounds * per_round,
+        optimizer=torch.optim.Adam(heads.parameters(), lr=settings.learning_rate),
+        rate=lambda number: 1.0,
+        name="3 self-label (SPICE)",
+        context=context,
+    )
+    with torch.no_grad():
+        probabilities = heads(plain).softmax(dim=2)
+    labels = probabilities.argmax(dim=2)
+    neighbors = embedded.tensors["neighbors"][:, :SCORING_NEIGHBORS].long()
+    scores = [consistency(own, neighbors, config.n_clusters) for own in labels]
+    best = scores.index(max(scores))
+    kept = {f"head.{name}": value for name, value in heads.extract(best).state_dict().items()}
+    return Artefact(
+        {**kept, "probabilities": probabilities[best], "head_labels": labels.short()},
+        {"loss": curve, "consistency": scores, "kept": best},
+    )
+
+
+def _partitions(plain: Tensor, n_heads: int, n_clusters: int, context: Context) -> Tensor:
+    """(H, N, C) float32: how close each image is to the centres of H k-means partitions, as probabilities."""
+    from sklearn.cluster import KMeans
+
+    points = plain.cpu().numpy()
+    closeness = []
+    for head in range(n_heads):
+        fitted = KMeans(n_clusters, n_init=1, random_state=context.number("self", "partition", head)).fit(points)
+        centres = F.normalize(torch.as_tensor(fitted.cluster_centers_, device=plain.device, dtype=plain.dtype), dim=1)
+        closeness.append((plain @ centres.T / PARTITION_SHARPNESS).softmax(dim=1))
+    return torch.stack(closeness)

@@ -1,0 +1,104 @@
+"""Stage 3, SPICE-Semi: FixMatch (Sohn et al. 2020) on the reliable labels, started from stages 1 and 2.
+
+The weak views are judged by the moving average of the classifier (EMAN, Cai et al. 2021), which needs no gradient and
+is what ships. N images, B labelled and U unlabelled images in a step, C clusters.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor
+
+from spiceclust.config import FitConfig
+from spiceclust.data.views import Views
+from spiceclust.functional.fixmatch import fixmatch_loss, fixmatch_schedule
+from spiceclust.models.heads import Classifier
+from spiceclust.models.momentum import MomentumModel
+from spiceclust.training.checkpoint import Artefact
+from spiceclust.training.context import Context
+from spiceclust.training.loop import batches, train
+
+
+def run(images: Tensor, classifier: Classifier, selected: Artefact, config: FitConfig, context: Context) -> Artefact:
+    """Trains encoder and head together.
+
+    Args:
+        images: (N, channels, S, S) uint8 on the context's device.
+        classifier: encoder of stage 1 and head of stage 2; what is trained is a copy.
+        selected: of the select stage.
+        config: `semi`, `views`.
+        context: seed, device, progress.
+
+    Returns:
+        The averaged classifier's state dict; facts: the loss curve and the share of unlabelled images that taught.
+    """
+    settings = config.semi
+    student = copy.deepcopy(classifier).train()
+    teacher = MomentumModel(student, settings.ema)
+    views = Views(config.views)
+    labels = selected.tensors["labels"]
+    sampler = _BalancedSampler(labels, selected.tensors["reliable"].bool())
+    unlabelled = batches(len(images), settings.batch_size * settings.unlabelled_ratio, "semi", context)
+    used: list[Tensor] = []
+
+    def step(number: int) -> Tensor:
+        if number:
+            teacher.update()
+        draws = context.generator("semi", number)
+        rows = sampler.draw(settings.batch_size, draws)
+        others = images[next(unlabelled)]
+        taught = views.weak(others, draws)
+        seen = torch.cat([views.weak(images[rows], draws), views.strong(others, draws)])
+        with context.autocast():
+            weak = teacher(taught)
+            labelled, strong = student(seen).split([len(rows), len(others)])
+        loss, share = fixmatch_loss(
+            labelled, labels[rows], weak, strong, settings.threshold, settings.unlabelled_weight
+        )
+        used.append(share)
+        return loss
+
+    decayed = [p for p in student.parameters() if p.dim() > 1]
+    plain = [p for p in student.parameters() if p.dim() <= 1]
+    curve = train(
+        step,
+        steps=settings.steps,
+        optimizer=torch.optim.SGD(
+            [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            lr=settings.learning_rate,
+            momentum=0.9,
+            nesterov=True,
+            fused=True,
+        ),
+        rate=lambda number: fixmatch_schedule(number, settings.steps),
+        name="5 semi (FixMatch)",
+        context=context,
+    )
+    share = float(torch.stack(used[-max(1, len(used) // 10) :]).mean())
+    return Artefact(teacher.average.state_dict(), {"loss": curve, "used": share})
+
+
+class _BalancedSampler:
+    """Draws labelled images: clusters in equal shares, images of a cluster with replacement.
+
+    Args:
+        labels: (N,) int64.
+        reliable: (N,) bool, not empty.
+    """
+
+    def __init__(self, labels: Tensor, reliable: Tensor) -> None:
+        members = reliable.nonzero().squeeze(1)
+        self.members = members[labels[members].argsort(stable=True)]
+        per_cluster = labels[members].bincount()
+        self.counts = per_cluster[per_cluster > 0]
+        self.starts = self.counts.cumsum(0) - self.counts
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """(count,) int64 image numbers."""
+        device = self.members.device
+        first = torch.randint(len(self.counts), (1,), generator=generator, device=device)
+        pool = (first + torch.arange(count, device=device)) % len(self.counts)
+        place = torch.rand(count, generator=generator, device=device) * self.counts[pool]
+        return self.members[self.starts[pool] + place.long().clamp(max=self.counts[pool] - 1)]

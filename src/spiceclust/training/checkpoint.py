@@ -1,0 +1,119 @@
+"""Stage folders: what a stage made, whole or absent, and whether it still fits.
+
+A stage folder holds `tensors.safetensors`, `facts.json` and, written last, `done.json` with the key of the inputs and
+config, the checksums of the two files, the seconds and the versions.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spiceclust.errors import RunFolderError
+from spiceclust.files import read_json, sha256_file, write_bytes, write_json
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """What a stage made.
+
+    Attributes:
+        tensors: named tensors, on any device.
+        facts: JSON values: choices and their reasons, scores, curves.
+    """
+
+    tensors: Mapping[str, Tensor]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A stage that is done: its artefact, how long it took, and whether it was done before this call."""
+
+    artefact: Artefact
+    seconds: float
+    resumed: bool
+
+
+def run_stage(folder: Path, key: str, device: torch.device, compute: Callable[[], Artefact]) -> Finished:
+    """Loads the stage's artefact when it is there, whole, and made from the same key; otherwise computes and saves it.
+
+    Args:
+        folder: the stage's own folder.
+        key: digest of everything that the artefact depends on.
+        device: where the tensors are wanted.
+        compute: makes the artefact.
+    """
+    loaded = _load(folder, key, device)
+    if loaded is not None:
+        return loaded
+    start = time.perf_counter()
+    artefact = compute()
+    seconds = time.perf_counter() - start
+    _save(folder, key, artefact, seconds)
+    return Finished(artefact, seconds, resumed=False)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Writes safetensors atomically."""
+    from safetensors.torch import save
+
+    write_bytes(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
+
+
+def load_tensors(path: Path, device: torch.device) -> dict[str, Tensor]:
+    """Reads safetensors.
+
+    Raises:
+        RunFolderError: missing or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path, device=str(device))
+    except FileNotFoundError:
+        raise RunFolderError(f"{path} is missing: give the same `spiceclust fit` command again to finish it") from None
+    except (SafetensorError, OSError) as error:
+        raise RunFolderError(f"{path} is damaged and cannot be read ({error})") from None
+
+
+def _save(folder: Path, key: str, artefact: Artefact, seconds: float) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    save_tensors(folder / "tensors.safetensors", artefact.tensors)
+    write_json(folder / "facts.json", artefact.facts)
+    write_json(
+        folder / "done.json",
+        {
+            "format": FORMAT,
+            "key": key,
+            "seconds": round(seconds, 3),
+            "torch": torch.__version__,
+            "sha256": {name: sha256_file(folder / name) for name in ("tensors.safetensors", "facts.json")},
+        },
+    )
+
+
+def _load(folder: Path, key: str, device: torch.device) -> Finished | None:
+    try:
+        done = read_json(folder / "done.json")
+        if done.get("format") != FORMAT or done.get("key") != key:
+            return None
+        for name, digest in done["sha256"].items():
+            if sha256_file(folder / name) != digest:
+                return None
+        tensors = load_tensors(folder / "tensors.safetensors", device)
+        return Finished(Artefact(tensors, read_json(folder / "facts.json")), float(done["seconds"]), resumed=True)
+    except (RunFolderError, OSError, KeyError, TypeError, ValueError, AttributeError):
+        return None  # not done, or damaged: either way it is made again

@@ -1,0 +1,78 @@
+"""What every stage is given beside its inputs and its config: seed, device, number format, progress."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from dataclasses import dataclass, field
+
+import torch
+
+from spiceclust.errors import ConfigError
+from spiceclust.progress import Progress, Silent
+
+
+@dataclass(frozen=True)
+class Context:
+    """The surroundings of a run.
+
+    Attributes:
+        seed: the run's seed; all randomness derives from it and from names and numbers, never from global state.
+        device: where tensors live.
+        bf16: whether forward passes are autocast to bfloat16.
+        progress: where to tell what is done.
+    """
+
+    seed: int
+    device: torch.device
+    bf16: bool
+    progress: Progress = field(default_factory=Silent)
+
+    def generator(self, *names: str | int) -> torch.Generator:
+        """A generator on the device, determined by the seed and `names` alone."""
+        return torch.Generator(device=self.device).manual_seed(self.number(*names))
+
+    def number(self, *names: str | int) -> int:
+        """A seed below 2^31, determined by the run's seed and `names` alone."""
+        text = "/".join(str(name) for name in (self.seed, *names))
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
+
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        """Autocast to bfloat16 where that pays on this device."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+
+def open_device(name: str) -> torch.device:
+    """`auto` is the first GPU when there is one, otherwise the CPU.
+
+    Raises:
+        ConfigError: a name torch does not know, or a device that is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device {name!r} cannot be used ({reason}): choose auto, cpu or cuda") from None
+    return device
+
+
+def prefers_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 is native there: on other devices it is slower than float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+    return False
+
+
+def open_context(seed: int, device: str, progress: Progress | None) -> Context:
+    """The surroundings of a run on the named device; silent when no progress is given.
+
+    Raises:
+        ConfigError: the device cannot be used.
+    """
+    torch_device = open_device(device)
+    return Context(seed, torch_device, prefers_bf16(torch_device), progress or Silent())

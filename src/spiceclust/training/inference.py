@@ -1,0 +1,65 @@
+"""Passing all images through a model in evaluation mode.
+
+N images, B images in a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from spiceclust.models.heads import Classifier
+
+BATCH = 256
+
+
+@torch.inference_mode()
+def apply_batched(
+    function: Callable[[Tensor, int], Tensor], images: Tensor, device: torch.device, batch: int = BATCH
+) -> Tensor:
+    """Applies `function` to all images, in batches of one size.
+
+    The last batch is filled up by repeating its last image: kernels choose their blocking by the batch size, and
+    with one size the output for an image is the same to the last bit whichever images come with it.
+
+    Args:
+        function: given images (B, channels, S, S) uint8 on `device` and the number of the batch, returns (B, ...).
+        images: (N, channels, S, S) uint8, on any device; N > 0.
+        device: where to compute.
+        batch: B.
+
+    Returns:
+        (N, ...) on `device`.
+    """
+    outputs = []
+    for number, start in enumerate(range(0, len(images), batch)):
+        part = images[start : start + batch].to(device)
+        count = len(part)
+        if count < batch:
+            part = torch.cat([part, part[-1:].expand(batch - count, -1, -1, -1)])
+        outputs.append(function(part, number)[:count].clone())
+    return torch.cat(outputs)
+
+
+def classify(classifier: Classifier, images: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The one way in which images become clusters, used by fit and predict alike, always in float32.
+
+    Args:
+        classifier: an encoder with a head; put into evaluation mode.
+        images: (N, channels, S, S) uint8.
+        device: where to compute.
+
+    Returns:
+        Probabilities (N, C) and L2-normalised embeddings (N, D), float32.
+    """
+    classifier.eval()
+
+    def both(batch: Tensor, number: int) -> Tensor:
+        embeddings = classifier.embed(batch.float() / 255)
+        return torch.cat([classifier.head(embeddings).softmax(dim=1), embeddings], dim=1)
+
+    outputs = apply_batched(both, images, device)
+    n_clusters = outputs.shape[1] - classifier.encoder.n_features
+    return outputs[:, :n_clusters], outputs[:, n_clusters:]

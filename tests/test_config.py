@@ -1,0 +1,190 @@
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from spiceclust.config import (
+    MAX_SIZE,
+    PRESETS,
+    Facts,
+    FitConfig,
+    Request,
+    check_request,
+    choose,
+    image_size,
+    resolve,
+)
+from spiceclust.errors import ConfigError, SourceError
+
+
+def facts(n: int = 1797, size: int = 8, channels: int = 1, domain: str = "glyph") -> Facts:
+    return Facts(n_images=n, native_size=size, channels=channels, domain=domain)
+
+
+def config(n: int = 1797, c: int = 10, preset: str = "quick", **overrides: Any) -> FitConfig:
+    return resolve(Request(n_clusters=c, preset=preset, overrides=overrides), facts(n))
+
+
+@st.composite
+def sizes(draw: st.DrawFn) -> tuple[int, int]:
+    """N and C with N >= 2C: every size from the smallest legal one to beyond ImageNet, small ones as often as large."""
+    c = draw(st.one_of(st.integers(2, 20), st.integers(2, 2000)))
+    n = draw(st.one_of(st.just(2 * c), st.integers(2 * c, 4 * c + 100), st.integers(2 * c, 5_000_000)))
+    return n, c
+
+
+@given(sizes(), st.sampled_from(sorted(PRESETS)))
+def test_every_derived_number_is_sane(size: tuple[int, int], preset: str) -> None:
+    n, c = size
+    whole = config(n, c, preset)
+    pretrain, heads, select, semi = whole.pretrain, whole.self_label, whole.select, whole.semi
+
+    assert 2 <= pretrain.batch_size <= n
+    assert pretrain.queue_size % pretrain.batch_size == 0
+    assert pretrain.queue_size <= max(pretrain.batch_size, n / 4)
+    assert pretrain.epochs * n >= pretrain.batch_size  # at least one step
+    assert pretrain.key_momentum in (0.99, 0.999)
+
+    assert 2 <= heads.batch_size <= heads.meta_batch <= n
+    assert heads.meta_batch >= 2 * c  # a cluster's quota holds two images at the least
+    assert 0 <= heads.partition_rounds <= heads.rounds
+
+    assert 1 <= select.max_neighbors <= n // c
+
+    assert semi.steps > 0
+    assert semi.batch_size > 0
+    assert 0 <= semi.ema <= 0.999
+
+
+@given(sizes(), st.sampled_from(["quick", "standard"]))
+def test_work_grows_with_the_images_but_not_faster(size: tuple[int, int], preset: str) -> None:
+    n, c = size
+    one, four = config(n, c, preset), config(4 * n, c, preset)
+    assert one.pretrain.epochs >= four.pretrain.epochs
+    assert one.pretrain.batch_size <= four.pretrain.batch_size
+    assert one.semi.steps <= four.semi.steps + 1
+
+
+def test_paper_is_the_published_schedule() -> None:
+    paper = config(50_000, 10, "paper")
+    assert paper.backbone == "resnet34"
+    assert (paper.pretrain.epochs, paper.pretrain.batch_size, paper.pretrain.learning_rate) == (1000, 128, 0.015)
+    assert (paper.pretrain.temperature, paper.pretrain.key_momentum) == (0.2, 0.999)
+    assert (paper.self_label.heads, paper.self_label.meta_batch, paper.self_label.ratio) == (10, 1000, 0.5)
+    assert (paper.self_label.learning_rate, paper.self_label.partition_rounds) == (0.005, 0)
+    assert paper.select.max_neighbors == 100
+    assert (paper.semi.steps, paper.semi.batch_size, paper.semi.unlabelled_ratio) == (2**20, 64, 7)
+    assert (paper.semi.threshold, paper.semi.learning_rate, paper.semi.ema) == (0.95, 0.03, 0.999)
+
+
+@pytest.mark.parametrize(("n", "c"), [(3, 2), (19, 10), (0, 2)])
+def test_too_few_images_is_an_error_that_names_both_numbers(n: int, c: int) -> None:
+    with pytest.raises(SourceError) as caught:
+        config(n, c)
+    message = str(caught.value)
+    assert message.startswith(f"{n} distinct readable images are too few for {c} clusters")
+    assert f"at least {2 * c} are needed" in message
+    assert "\n" not in message
+
+
+def test_twice_the_clusters_is_enough() -> None:
+    assert config(20, 10).n_clusters == 10
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"n_clusters": 1}, r"n_clusters=1 should be >= 2"),
+        ({"preset": "fast"}, r"unknown preset 'fast': choose one of quick, standard, paper"),
+        ({"views": "photo"}, r"unknown views 'photo': choose one of auto, natural, glyph, texture"),
+        ({"encoder": "clip"}, r"unknown encoder 'clip': choose one of moco"),
+        ({"image_size": 7}, r"image_size=7 should lie between 8 and 1024"),
+        ({"image_size": 1025}, r"image_size=1025 should lie between 8 and 1024"),
+        ({"seed": -1}, r"seed=-1 should be >= 0"),
+    ],
+)
+def test_a_bad_request_is_refused_in_one_line(asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        check_request(Request(**{"n_clusters": 2, **asked}))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [None, 8, 1024])
+@pytest.mark.parametrize("views", ["auto", "natural", "glyph", "texture"])
+def test_a_good_request_passes(views: str, size: int | None) -> None:
+    check_request(Request(n_clusters=2, views=views, image_size=size))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "field"),
+    [
+        ({"pretrian": {"epochs": 1}}, "pretrian"),
+        ({"pretrain": {"epoch": 1}}, "pretrain.epoch"),
+        ({"pretrain": {"epochs": 0}}, "pretrain.epochs"),
+        ({"pretrain": {"epochs": "many"}}, "pretrain.epochs"),
+        ({"pretrain": 3}, "pretrain"),
+        ({"select": {"agreement": 1.5}}, "select.agreement"),
+        ({"image_size": 4}, "image_size"),
+        ({"backbone": "vgg"}, "backbone"),
+        ({"views": "auto"}, "views"),
+    ],
+)
+def test_a_bad_override_is_refused_in_one_line_that_names_the_field(overrides: dict[str, Any], field: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^config: {field}: .+ \(given: ") as caught:
+        config(**overrides)
+    assert "\n" not in str(caught.value)
+
+
+def test_resolve_merges_nested_overrides() -> None:
+    plain = config()
+    changed = config(pretrain={"epochs": 3, "temperature": 0.9}, semi={"steps": 5}, image_size=24)
+    expected = plain.model_dump()
+    expected["pretrain"].update(epochs=3, temperature=0.9)
+    expected["semi"].update(steps=5)
+    expected["image_size"] = 24
+    assert changed.model_dump() == expected
+
+
+def test_resolving_leaves_the_request_as_it_was() -> None:
+    request = Request(n_clusters=10, overrides={"pretrain": {"epochs": 3}})
+    resolve(request, facts())
+    assert request.overrides == {"pretrain": {"epochs": 3}}
+
+
+def test_auto_takes_the_domain_of_the_images_and_a_named_one_wins() -> None:
+    assert resolve(Request(n_clusters=2), facts(domain="texture")).views == "texture"
+    assert resolve(Request(n_clusters=2, views="natural"), facts(domain="texture")).views == "natural"
+
+
+@given(st.integers(1, 10_000), st.sampled_from(sorted(PRESETS)))
+def test_images_keep_about_their_size_within_what_the_preset_affords(native: int, preset: str) -> None:
+    side = image_size(Request(n_clusters=2, preset=preset), native)
+    assert 16 <= side <= MAX_SIZE[preset]
+    assert side % 4 == 0
+    if 16 <= native <= MAX_SIZE[preset]:
+        assert native <= side < native + 4
+
+
+def test_an_asked_size_wins() -> None:
+    assert image_size(Request(n_clusters=2, image_size=50), 500) == 50
+    assert image_size(Request(n_clusters=2, overrides={"image_size": 40}), 500) == 40
+    assert resolve(Request(n_clusters=2, image_size=50), facts()).image_size == 50
+
+
+def test_a_config_survives_json() -> None:
+    whole = config(preset="standard")
+    assert FitConfig.model_validate_json(whole.model_dump_json()) == whole
+
+
+def test_configs_are_frozen() -> None:
+    whole = config()
+    with pytest.raises(ValidationError, match="frozen"):
+        whole.pretrain.epochs = 1  # type: ignore[misc]
+
+
+def test_choose_looks_up_and_a_miss_lists_what_there_is() -> None:
+    assert choose({"a": 1, "b": 2}, "b", "letter") == 2
+    with pytest.raises(ConfigError, match=r"unknown letter 'c': choose one of auto, a, b$"):
+        choose({"a": 1, "b": 2}, "c", "letter", also=["auto"])
