@@ -11,9 +11,9 @@ from spiceclust.config import (
     Facts,
     FitConfig,
     Request,
-    check_request,
     choose,
     image_size,
+    make_request,
     resolve,
 )
 from spiceclust.errors import ConfigError, SourceError
@@ -102,33 +102,38 @@ def test_twice_the_clusters_is_enough() -> None:
         ({"encoder": "clip"}, r"unknown encoder 'clip': choose one of moco"),
         ({"image_size": 7}, r"image_size=7 should lie between 8 and 1024"),
         ({"image_size": 1025}, r"image_size=1025 should lie between 8 and 1024"),
-        ({"seed": -1}, r"seed=-1 should be >= 0"),
+        ({"seed": -1}, r"seed=-1 should lie between 0 and 2\^63"),
+        ({"n_clusters": "x"}, r"n_clusters: input should be a valid integer.* \(given: 'x'\)"),
+        ({"n_clusters": 2.5}, r"n_clusters: input should be a valid integer.* \(given: 2.5\)"),
+        ({"seed": None}, r"seed: input should be a valid integer"),
+        ({"overrides": {"pretrian": {}}}, r"unknown config field 'pretrian': choose one of backbone, pretrain, "),
+        ({"overrides": {"n_clusters": 90}}, r"unknown config field 'n_clusters'"),
+        ({"overrides": {"image_size": 40}}, r"unknown config field 'image_size'"),
     ],
 )
 def test_a_bad_request_is_refused_in_one_line(asked: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
-        check_request(Request(**{"n_clusters": 2, **asked}))
+        make_request(**{"n_clusters": 2, **asked})
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("size", [None, 8, 1024])
 @pytest.mark.parametrize("views", ["auto", "natural", "glyph", "texture"])
 def test_a_good_request_passes(views: str, size: int | None) -> None:
-    check_request(Request(n_clusters=2, views=views, image_size=size))
+    request = make_request(n_clusters=2, views=views, image_size=size)
+    assert (request.views, request.image_size) == (views, size)
 
 
 @pytest.mark.parametrize(
     ("overrides", "field"),
     [
-        ({"pretrian": {"epochs": 1}}, "pretrian"),
         ({"pretrain": {"epoch": 1}}, "pretrain.epoch"),
         ({"pretrain": {"epochs": 0}}, "pretrain.epochs"),
         ({"pretrain": {"epochs": "many"}}, "pretrain.epochs"),
         ({"pretrain": 3}, "pretrain"),
         ({"select": {"agreement": 1.5}}, "select.agreement"),
-        ({"image_size": 4}, "image_size"),
+        ({"pretrain": {"learning_rate": float("inf")}}, "pretrain.learning_rate"),
         ({"backbone": "vgg"}, "backbone"),
-        ({"views": "auto"}, "views"),
     ],
 )
 def test_a_bad_override_is_refused_in_one_line_that_names_the_field(overrides: dict[str, Any], field: str) -> None:
@@ -137,13 +142,28 @@ def test_a_bad_override_is_refused_in_one_line_that_names_the_field(overrides: d
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            {"pretrain": {"batch_size": 200, "queue_size": 200}},
+            r"batch_size=200 should be <= the 100 distinct",
+        ),
+        ({"self_label": {"meta_batch": 101}}, r"self_label.meta_batch=101 should be <= the 100 distinct"),
+        ({"pretrain": {"queue_size": 33}}, r"pretrain.queue_size=33 should be a multiple of pretrain.batch_size=32"),
+    ],
+)
+def test_overrides_that_do_not_fit_the_images_are_refused(overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        resolve(Request(n_clusters=10, overrides=overrides), facts(100))
+
+
 def test_resolve_merges_nested_overrides() -> None:
     plain = config()
-    changed = config(pretrain={"epochs": 3, "temperature": 0.9}, semi={"steps": 5}, image_size=24)
+    changed = config(pretrain={"epochs": 3, "temperature": 0.9}, semi={"steps": 5})
     expected = plain.model_dump()
     expected["pretrain"].update(epochs=3, temperature=0.9)
     expected["semi"].update(steps=5)
-    expected["image_size"] = 24
     assert changed.model_dump() == expected
 
 
@@ -169,7 +189,6 @@ def test_images_keep_about_their_size_within_what_the_preset_affords(native: int
 
 def test_an_asked_size_wins() -> None:
     assert image_size(Request(n_clusters=2, image_size=50), 500) == 50
-    assert image_size(Request(n_clusters=2, overrides={"image_size": 40}), 500) == 40
     assert resolve(Request(n_clusters=2, image_size=50), facts()).image_size == 50
 
 
@@ -186,5 +205,5 @@ def test_configs_are_frozen() -> None:
 
 def test_choose_looks_up_and_a_miss_lists_what_there_is() -> None:
     assert choose({"a": 1, "b": 2}, "b", "letter") == 2
-    with pytest.raises(ConfigError, match=r"unknown letter 'c': choose one of auto, a, b$"):
-        choose({"a": 1, "b": 2}, "c", "letter", also=["auto"])
+    with pytest.raises(ConfigError, match=r"unknown letter 'c': choose one of a, b$"):
+        choose({"a": 1, "b": 2}, "c", "letter")

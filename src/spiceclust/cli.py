@@ -7,14 +7,13 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
+from typer.exceptions import TyperException
 
 from spiceclust.errors import ConfigError, InputError, SpiceError
 
 app = typer.Typer(
     help="Sort unlabelled images into semantic clusters with SPICE. Add --debug to any command for tracebacks.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -120,21 +119,19 @@ def evaluate(
 
 def main() -> None:
     """Runs the command. Errors are one line on stderr: exit 2 for bad usage or input, 1 otherwise, 130 on Ctrl-C."""
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    if len(arguments) < len(sys.argv) - 1:
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"] or ["--help"]
+    if "--debug" in sys.argv:
         app(arguments)
         return
     try:
         app(arguments, standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as help_shown:
-        print(help_shown.format_message())
-        sys.exit(2)
-    except click.UsageError as error:
-        command = error.ctx.command_path if error.ctx else "spiceclust"
-        _fail(f"{error.format_message()} See `{command} --help`.", 2)
+    except TyperException as error:
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "spiceclust"
+        _fail(f"{error.format_message().rstrip('.')}. See `{command} --help`.", 2)
     except SpiceError as error:
         _fail(str(error), 2 if isinstance(error, InputError) else 1)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted: finished stages are kept; the same command again goes on from there", 130)
     except Exception as error:
         _fail(f"{type(error).__name__}: {error}. This should not happen: add --debug for the traceback.", 1)

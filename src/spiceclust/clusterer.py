@@ -5,6 +5,7 @@ from __future__ import annotations
 import numbers
 import shutil
 import tempfile
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -91,12 +92,15 @@ class Spice(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             SourceError: no readable images, or fewer than 2 C distinct ones.
             TrainingError: a stage could not go on.
         """
-        workspace = tempfile.TemporaryDirectory(prefix="spiceclust-")
-        run = Path(workspace.name) / "run"
-        result = pipeline.fit(
-            open_source(X), self._request(), run, device=self.device, progress=for_stderr() if self.verbose else None
-        )
-        self._workspace = workspace  # lives as long as the model: `save` copies it
+        request, source = self._request(), open_source(X)
+        run = Path(tempfile.mkdtemp(prefix="spiceclust-"))
+        remove = weakref.finalize(self, shutil.rmtree, run, ignore_errors=True)  # lives as long as the model
+        try:
+            progress = for_stderr() if self.verbose else None
+            result = pipeline.fit(source, request, run, device=self.device, progress=progress)
+        except BaseException:
+            remove()
+            raise
         self._adopt(run, result)
         return self
 

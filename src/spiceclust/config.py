@@ -226,12 +226,10 @@ def resolve(request: Request, facts: Facts) -> FitConfig:
     for key, value in request.overrides.items():
         values[key] = {**values[key], **value} if isinstance(value, dict) and isinstance(values[key], dict) else value
     config = _validated(FitConfig, values)
-    for name, size in (
-        ("pretrain.batch_size", config.pretrain.batch_size),
-        ("meta_batch", config.self_label.meta_batch),
-    ):
+    for stage, field in (("pretrain", "batch_size"), ("self_label", "meta_batch")):
+        size = getattr(getattr(config, stage), field)
         if size > n:
-            raise ConfigError(f"config: {name}={size} should be <= the {n} distinct readable images")
+            raise ConfigError(f"config: {stage}.{field}={size} should be <= the {n} distinct readable images")
     if config.pretrain.queue_size % config.pretrain.batch_size:
         raise ConfigError(
             f"config: pretrain.queue_size={config.pretrain.queue_size} should be a multiple of "

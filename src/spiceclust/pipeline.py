@@ -73,7 +73,7 @@ def fit(
     _say_start(images, config, why, context)
 
     run = _Run(folder, config, images, context)
-    run.record.update(source=source.description, views=why)
+    run.record.update(source=source.description, source_root=source.root, views=why)
     _make(folder)
     write_manifest(folder, images.rows)
     write_json(folder / "run.json", run.record)
@@ -273,15 +273,18 @@ def _refuse_differences(
     """Raises RunFolderError when the run in `folder` has another value for any field of `config`, or other images."""
     if earlier is None:
         return
-    known = _flatten(earlier.get("config", {}))
-    wanted = _flatten(config)
-    different = [f"{name} {known.get(name)!r} there, {value!r} now" for name, value in wanted.items()
-                 if known.get(name) != value]  # fmt: skip
-    if fingerprint is not None and earlier.get("images") != fingerprint and not different:
-        different = ["the images have changed"]
+    known, wanted = _flatten(earlier.get("config", {})), _flatten(config)
+    if fingerprint is not None and earlier.get("images") != fingerprint:
+        different = ["its images were others"]
+    else:
+        different = [
+            f"{name} {known.get(name)!r} there, {value!r} now"
+            for name, value in wanted.items()
+            if known.get(name) != value
+        ]
     if different:
         shown = "; ".join(different[:3]) + (f"; and {len(different) - 3} more" if len(different) > 3 else "")
-        raise RunFolderError(f"{folder} holds a run with another config ({shown}): choose another folder for this one")
+        raise RunFolderError(f"{folder} holds another run ({shown}): choose another folder for this one")
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -47,11 +47,13 @@ class Files:
             name that are not UTF-8 are written `\xff`.
         description: for run.json.
         files: where each is on disk.
+        root: absolute path of the folder that `paths` are relative to; empty for a list.
     """
 
     paths: list[str]
     description: str
     files: list[str]
+    root: str = ""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -105,11 +107,13 @@ class Array:
         paths: the row numbers.
         description: for run.json.
         array: (N, H, W) or (N, H, W, 1 | 3 | 4) uint8, uint16, bool, or floats in [0, 1].
+        root: empty: row numbers are relative to nothing.
     """
 
     paths: list[str]
     description: str
     array: NDArray[Any]
+    root: str = ""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -251,7 +255,7 @@ def _open_path(path: str, exclude: Path | None) -> Source:
         files = _find_files(path, exclude)
         root = os.path.join(path, "")
         names = [_printable(file.removeprefix(root)).replace(os.sep, "/") for file in files]
-        return Files(names, f"folder {shown}, {_count(files)}", files)
+        return Files(names, f"folder {shown}, {_count(files)}", files, _printable(os.path.abspath(path)))
     if path.lower().endswith((".npy", ".npz")):
         return _open_array(_array_in(path), f"file {shown}")
     if _file_header(path) is None:

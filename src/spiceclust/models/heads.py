@@ -53,19 +53,21 @@ class ClusterHeads(nn.Module):
 
     def extract(self, index: int) -> nn.Sequential:
         """Head `index` as an ordinary MLP with a copy of the weights."""
-        first = nn.Linear(self.weight1.shape[1], self.weight1.shape[2])
-        second = nn.Linear(self.weight2.shape[1], self.weight2.shape[2])
-        with torch.no_grad():
-            first.weight.copy_(self.weight1[index].T)
-            first.bias.copy_(self.bias1[index, 0])
-            second.weight.copy_(self.weight2[index].T)
-            second.bias.copy_(self.bias2[index, 0])
-        return nn.Sequential(first, nn.ReLU(), second)
+        head = build_head(self.weight1.shape[1], self.weight2.shape[2])
+        weights = {
+            "0.weight": self.weight1[index].T,
+            "0.bias": self.bias1[index, 0],
+            "2.weight": self.weight2[index].T,
+            "2.bias": self.bias2[index, 0],
+        }
+        head.load_state_dict({name: weight.detach().cpu() for name, weight in weights.items()})
+        return head
 
 
 def build_head(n_features: int, n_clusters: int) -> nn.Sequential:
-    """An MLP D -> D -> C of the shape that `ClusterHeads.extract` returns, to load weights into."""
-    return nn.Sequential(nn.Linear(n_features, n_features), nn.ReLU(), nn.Linear(n_features, n_clusters))
+    """An MLP D -> D -> C, the shape that `ClusterHeads.extract` returns, to load weights into."""
+    with torch.random.fork_rng(devices=[]):  # the values drawn here are never used
+        return nn.Sequential(nn.Linear(n_features, n_features), nn.ReLU(), nn.Linear(n_features, n_clusters))
 
 
 class Classifier(nn.Module):

@@ -30,9 +30,10 @@ def evaluate(result: Result, truth: Mapping[str, str]) -> Scores:
     """
     scored = [i for i, row in enumerate(result.rows) if result.labels[i] >= 0 and row.path in truth]
     if not scored:
+        example = next(row.path for row in result.rows if row.status == "ok")
         raise SourceError(
             f"none of the {len(truth)} labels belongs to one of the {int((result.labels >= 0).sum())} clustered "
-            f"images: paths must be as in clusters.csv, such as {result.rows[0].path!r}"
+            f"images: paths must be as in clusters.csv, such as {example!r}"
         )
     classes = np.array([truth[result.rows[i].path] for i in scored])
     return score_clusters(result.labels[scored], classes)
@@ -59,7 +60,7 @@ def read_truth(labels: str, result: Result) -> dict[str, str]:
     """
     paths = [row.path for row in result.rows]
     if labels == "folders":
-        top = PurePosixPath(_source_folder(result)).name
+        top = PurePosixPath(result.run.get("source_root", "")).name
         return {path: PurePosixPath(path).parent.name or top for path in paths}
     if labels == "digits":
         from spiceclust.data.datasets import digits_labels
@@ -73,7 +74,7 @@ def read_truth(labels: str, result: Result) -> dict[str, str]:
             if "labels" not in archive:
                 raise SourceError(f"{file} has no array `labels`: it has {', '.join(archive) or 'nothing'}")
             return _by_row(paths, archive["labels"].tolist(), labels)
-    return _from_csv(file, paths, _source_folder(result))
+    return _from_csv(file, paths, result.run.get("source_root", ""))
 
 
 def _by_row(paths: list[str], labels: list[Any], name: str) -> dict[str, str]:
@@ -101,7 +102,3 @@ def _from_csv(file: Path, paths: list[str], source: str) -> dict[str, str]:
                 truth[path] = given[name]
                 break
     return truth
-
-
-def _source_folder(result: Result) -> str:
-    return str(result.run.get("source_path", ""))

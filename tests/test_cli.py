@@ -1,0 +1,212 @@
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from spiceclust.cli import main
+from synthetic import shapes
+from test_pipeline import TINY, contents
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with photos/KIND/NUMBER.png, one broken file, tiny.json, and a finished run of them."""
+    root = tmp_path_factory.mktemp("cli")
+    images, classes = shapes(10)
+    for i, (image, kind) in enumerate(zip(images, classes, strict=True)):
+        folder = root / "photos" / f"kind {kind}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{i}.png")
+    (root / "photos/broken.png").write_bytes(b"no picture")
+    (root / "tiny.json").write_text(json.dumps(TINY))
+    done = command(root, "fit", "photos", "--clusters", "3", "--out", "run", "--config", "tiny.json")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("30 images in 3 clusters")
+    return root
+
+
+def command(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "spiceclust", *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
+
+
+def rejected(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Runs the command in this process, checks that it exits with 2 and one line on stderr, returns the line."""
+    monkeypatch.setattr(sys, "argv", ["spiceclust", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    shown = capsys.readouterr()
+    assert caught.value.code == 2
+    assert shown.out == ""
+    assert shown.err.startswith("error: ")
+    assert shown.err.count("\n") == 1
+    return shown.err
+
+
+def test_fit_leaves_a_contact_sheet_that_opens(place: Path) -> None:
+    with Image.open(place / "run/contact_sheet.png") as sheet:
+        assert sheet.width > 500
+        assert sheet.height > 3 * 56
+
+
+def test_progress_is_plain_lines_when_not_on_a_terminal(place: Path, tmp_path: Path) -> None:
+    again = command(place, "fit", "photos", "--clusters", "3", "--out", str(tmp_path / "r"), "--config", "tiny.json")
+    assert "\x1b" not in again.stderr
+    assert "31 found: 30 distinct images, 0 duplicates, 1 quarantined" in again.stderr
+    assert "1-pretrain done" in again.stderr
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_predict_writes_the_clusters_of_the_fit(ending: str, place: Path) -> None:
+    done = command(place, "predict", "run", "photos", "--out", f"new.{ending}")
+    assert done.returncode == 0, done.stderr
+    assert "not read: broken.png: " in done.stderr
+    with (place / "run/clusters.csv").open(newline="") as file:
+        fitted = {row["path"]: int(row["cluster"]) for row in csv.DictReader(file)}
+    if ending == "csv":
+        with (place / "new.csv").open(newline="") as file:
+            predicted = {row["path"]: int(row["cluster"]) for row in csv.DictReader(file)}
+    else:
+        table = pq.read_table(place / "new.parquet").to_pydict()
+        predicted = dict(zip(table["path"], table["cluster"], strict=True))
+    assert predicted == fitted
+
+
+@pytest.mark.parametrize("prefix", ["", "photos/", "absolute"])
+def test_evaluate_takes_paths_as_people_write_them(prefix: str, place: Path, tmp_path: Path) -> None:
+    before = {path: path.parent.name for path in (place / "photos").rglob("[0-9]*.png")}
+    base = place / "photos" if prefix == "" else place
+    names = {path: path if prefix == "absolute" else path.relative_to(base) for path in before}
+    with (tmp_path / "labels.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["label", "path", "note"])
+        writer.writerows([kind, names[path], "x"] for path, kind in before.items())
+    by_csv = command(place, "evaluate", "run", "--labels", str(tmp_path / "labels.csv"))
+    by_folder = command(place, "evaluate", "run", "--labels", "folders")
+    scores = json.loads(by_csv.stdout)
+    assert scores == json.loads(by_folder.stdout)
+    assert scores["n"] == 30
+    assert 1 / 3 <= scores["acc"] <= 1
+    metrics = json.loads((place / "run/metrics.json").read_text())
+    assert metrics["acc"] == scores["acc"]
+    assert "guard" in metrics
+
+
+def test_array_runs_are_scored_by_npz(tmp_path: Path) -> None:
+    images, classes = shapes(10)
+    np.savez(tmp_path / "shapes.npz", images=images, labels=classes)
+    (tmp_path / "tiny.json").write_text(json.dumps(TINY))
+    command(tmp_path, "fit", "shapes.npz", "--clusters", "3", "--out", "run", "--config", "tiny.json")
+    assert json.loads(command(tmp_path, "evaluate", "run", "--labels", "shapes.npz").stdout)["n"] == 30
+    np.savez(tmp_path / "short.npz", labels=classes[:9])
+    short = command(tmp_path, "evaluate", "run", "--labels", "short.npz")
+    assert short.returncode == 2
+    assert short.stderr == "error: short.npz has 9 labels and the run 30 images: they should be equal\n"
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",)])
+def test_help_names_every_command(arguments: tuple[str, ...]) -> None:
+    shown = command(Path.cwd(), *arguments)
+    assert shown.returncode == 0
+    for name in ("demo", "fit", "predict", "evaluate"):
+        assert f"  {name} " in shown.stdout
+
+
+def test_bad_usage_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "'--clusters'" in rejected(monkeypatch, capsys, "fit", "photos", "--out", "run")
+    assert "No such command 'fits'" in rejected(monkeypatch, capsys, "fits")
+    assert "'--clusters': Input should be a valid integer" in rejected(monkeypatch, capsys, "fit", "photos", "--clusters", "many", "--out", "run")
+
+
+def test_bad_input_is_one_line_that_says_what_to_do(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts/a.txt").write_text("no picture")
+    (tmp_path / "half.json").write_text('{"semi": ')
+    before = contents(place)
+
+    def fit(*changes: str, source: str = "photos", clusters: str = "3", out: str = str(tmp_path / "new")) -> str:
+        return rejected(monkeypatch, capsys, "fit", source, "--clusters", clusters, "--out", out, *changes)
+
+    assert "30 distinct readable images are too few for 16 clusters: at least 32" in fit(clusters="16")
+    assert "n_clusters=1 should be >= 2" in fit(clusters="1")
+    assert str(tmp_path / "empty") in fit(source=str(tmp_path / "empty"))
+    assert "texts" in fit(source=str(tmp_path / "texts"))
+    assert "no such" in fit(source="nowhere").lower()
+    assert "choose another folder" in fit(out=str(place / "tiny.json"))
+    assert "choose another folder" in fit(out="/proc/nowhere")
+    assert "unknown preset 'fast': choose one of quick, standard, paper" in fit("--preset", "fast")
+    assert "half.json cannot be read" in fit("--config", str(tmp_path / "half.json"))
+    assert "n_clusters 3 there, 4 now" in fit("--config", "tiny.json", clusters="4", out="run")
+    assert "photos holds other files" in fit(out="photos")
+    assert "is not a run folder" in rejected(monkeypatch, capsys, "evaluate", "photos", "--labels", "folders")
+    assert "no finished model" in rejected(monkeypatch, capsys, "predict", "photos", "photos", "--out", "x.csv")
+    assert "unknown kind of table '.xls'" in rejected(monkeypatch, capsys, "predict", "run", "photos", "--out", "a.xls")
+    assert "folder no is not there" in rejected(monkeypatch, capsys, "predict", "run", "photos", "--out", "no/a.csv")
+    assert "no such file" in rejected(monkeypatch, capsys, "evaluate", "run", "--labels", "nothing.csv")
+    (tmp_path / "labels.csv").write_text("file,label\na.png,x\n")
+    wrong = rejected(monkeypatch, capsys, "evaluate", "run", "--labels", str(tmp_path / "labels.csv"))
+    assert "has the columns file, label: it needs path and label" in wrong
+    (tmp_path / "labels.csv").write_text("path,label\nother.png,x\n")
+    strange = rejected(monkeypatch, capsys, "evaluate", "run", "--labels", str(tmp_path / "labels.csv"))
+    assert "none of the" in strange
+    assert contents(place) == before
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_should_not_happen_is_one_line_and_a_traceback_with_debug(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def broken(*arguments: object, **named: object) -> None:
+        raise KeyError("surprise")
+
+    monkeypatch.setattr("spiceclust.pipeline.fit", broken)
+    arguments = ["spiceclust", "fit", "builtin:digits", "--clusters", "10", "--out", str(tmp_path / "run")]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    monkeypatch.setattr(sys, "argv", [*arguments, "--debug"])
+    with pytest.raises(KeyError, match="surprise"):
+        main()
+
+
+def test_ctrl_c_exits_with_130_and_the_run_can_go_on(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "long.json").write_text(json.dumps({**TINY, "semi": {"steps": 100_000}}))
+    arguments = ["fit", "photos", "--clusters", "3", "--out", str(tmp_path / "run"), "--config"]
+    started = subprocess.Popen(
+        [sys.executable, "-m", "spiceclust", *arguments, str(tmp_path / "long.json")],
+        cwd=place,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ,
+    )
+    deadline = time.monotonic() + 100
+    while not (tmp_path / "run/4-select/done.json").exists():
+        assert time.monotonic() < deadline
+        assert started.poll() is None
+        time.sleep(0.1)
+    started.send_signal(signal.SIGINT)
+    _, text = started.communicate(timeout=100)
+    assert started.returncode == 130
+    assert text.splitlines()[-1].startswith("error: interrupted")
+    assert "Traceback" not in text
+    assert (tmp_path / "run/1-pretrain/done.json").exists()
+    assert not (tmp_path / "run/clusters.csv").exists()
+    unfinished = command(place, "predict", str(tmp_path / "run"), "photos", "--out", str(tmp_path / "x.csv"))
+    assert unfinished.returncode == 2
+    assert "no finished model" in unfinished.stderr

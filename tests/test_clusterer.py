@@ -1,0 +1,126 @@
+import gc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+
+from spiceclust import ConfigError, RunFolderError, SourceError, Spice
+from synthetic import shapes
+from test_pipeline import TINY, contents
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return shapes(10)[0]
+
+
+@pytest.fixture(scope="module")
+def model(images: np.ndarray) -> Spice:
+    return Spice(3, config=TINY, random_state=0).fit(images)
+
+
+def test_attributes_have_the_contract_s_shapes(model: Spice, images: np.ndarray) -> None:
+    assert (model.labels_.shape, model.labels_.dtype) == ((30,), np.int64)
+    assert (model.probabilities_.shape, model.probabilities_.dtype) == ((30, 3), np.float32)
+    assert (model.reliable_.shape, model.reliable_.dtype) == ((30,), bool)
+    assert model.paths_ == [str(i) for i in range(30)]
+    assert set(model.labels_) <= {0, 1, 2}
+
+
+def test_predict_gives_labels_again(model: Spice, images: np.ndarray) -> None:
+    np.testing.assert_array_equal(model.predict(images), model.labels_)
+    np.testing.assert_array_equal(model.predict_proba(images), model.probabilities_)
+    assert model.transform(images).shape == (30, 128)
+
+
+def test_fit_predict_is_fit_then_labels(model: Spice, images: np.ndarray) -> None:
+    np.testing.assert_array_equal(clone(model).fit_predict(images), model.labels_)
+
+
+def test_the_constructor_stores_and_does_nothing_else() -> None:
+    odd = Spice(n_clusters="many", preset="none", views=3, random_state="x")
+    assert odd.get_params()["n_clusters"] == "many"
+    assert clone(odd).get_params() == odd.get_params()
+    with pytest.raises(ConfigError, match="n_clusters"):
+        Spice(n_clusters="many", random_state=0).fit(shapes(2)[0])
+
+
+def test_save_and_load_keep_everything(model: Spice, images: np.ndarray, tmp_path: Path) -> None:
+    model.save(tmp_path / "runs/shapes")
+    loaded = Spice.load(tmp_path / "runs/shapes")
+    np.testing.assert_array_equal(loaded.labels_, model.labels_)
+    np.testing.assert_array_equal(loaded.probabilities_, model.probabilities_)
+    np.testing.assert_array_equal(loaded.reliable_, model.reliable_)
+    np.testing.assert_array_equal(loaded.predict(images), model.labels_)
+    assert loaded.n_clusters == 3
+    before = contents(tmp_path / "runs/shapes")
+    with pytest.raises(RunFolderError, match="is not an empty folder"):
+        model.save(tmp_path / "runs/shapes")
+    assert contents(tmp_path / "runs/shapes") == before
+
+
+def test_a_list_of_paths_keeps_its_order_and_marks_what_cannot_be_read(tmp_path: Path, images: np.ndarray) -> None:
+    paths: list[str | Path] = []
+    for i, image in enumerate(images):
+        paths.append(tmp_path / f"{i}.png")
+        Image.fromarray(image).save(paths[-1])
+    paths.insert(4, tmp_path / "missing.png")
+    model = Spice(3, config=TINY, random_state=0).fit(paths)
+    assert model.paths_ == [str(path) for path in paths]
+    assert model.labels_[4] == -1
+    assert not model.probabilities_[4].any()
+    assert not model.reliable_[4]
+    assert (np.delete(model.labels_, 4) >= 0).all()
+
+
+def test_colour_arrays_work_and_a_grey_model_takes_colour_and_other_sizes(model: Spice, images: np.ndarray) -> None:
+    colour = np.repeat(images[..., None], 3, axis=3)
+    np.testing.assert_array_equal(model.predict(colour), model.labels_)
+    assert model.predict(np.repeat(np.repeat(colour, 2, 1), 2, 2)).shape == (30,)
+    tinted = colour.copy()
+    tinted[..., 2] //= 2
+    assert Spice(3, config=TINY, random_state=0).fit(tinted).result_.run["config"]["channels"] == 3
+
+
+def test_before_fit_there_is_nothing_to_predict_with(images: np.ndarray) -> None:
+    with pytest.raises(NotFittedError, match="call fit"):
+        Spice(3).predict(images)
+
+
+def test_labels_are_ignored(images: np.ndarray, model: Spice) -> None:
+    again = clone(model).fit(images, y=np.arange(30))
+    np.testing.assert_array_equal(again.probabilities_, model.probabilities_)
+
+
+def test_random_state_none_differs_and_a_random_state_repeats(images: np.ndarray) -> None:
+    first = Spice(3, config=TINY, random_state=np.random.RandomState(5)).fit(images)
+    second = Spice(3, config=TINY, random_state=np.random.RandomState(5)).fit(images)
+    np.testing.assert_array_equal(first.probabilities_, second.probabilities_)
+    drawn = {Spice(3, config=TINY).fit(images).result_.run["seed"] for _ in range(2)}
+    assert len(drawn) == 2
+
+
+@pytest.mark.parametrize("source", [[], np.zeros((3, 3)), np.zeros((4, 8, 8, 7), np.uint8), "/no/such/folder"])
+def test_unusable_sources_are_source_errors(source: object) -> None:
+    with pytest.raises(SourceError) as caught:
+        Spice(3, random_state=0).fit(source)
+    assert "\n" not in str(caught.value)
+
+
+def test_loading_what_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="is not a run folder"):
+        Spice.load(tmp_path)
+
+
+def test_no_temporary_folder_stays(tmp_path: Path, images: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    model = Spice(3, config=TINY, random_state=0).fit(images)
+    assert len(list(tmp_path.iterdir())) == 1
+    del model
+    gc.collect()
+    with pytest.raises(SourceError):
+        Spice(20, random_state=0).fit(images)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,289 @@
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from spiceclust import pipeline
+from spiceclust.config import Request, make_request
+from spiceclust.data.images import open_source
+from spiceclust.errors import ConfigError, RunFolderError, SourceError
+from spiceclust.functional.metrics import score_clusters
+from spiceclust.manifest import read_manifest
+from spiceclust.result import Result
+from synthetic import shapes
+
+TINY = {"pretrain": {"epochs": 1}, "embed": {"cached_views": 2}, "self_label": {"rounds": 12}, "semi": {"steps": 4}}
+SHORT = {"pretrain": {"epochs": 80}, "self_label": {"rounds": 60}}
+STAGES = ["1-pretrain", "2-embed", "3-self", "4-select", "5-semi"]
+
+
+def request(overrides: dict[str, Any] = TINY, **asked: Any) -> Request:
+    return make_request(**{"n_clusters": 3, "overrides": overrides, **asked})
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """30 readable images in nested folders, one copy, one broken file, one text."""
+    root = tmp_path_factory.mktemp("source") / "photos"
+    images, _ = shapes(10)
+    for i, image in enumerate(images):
+        folder = root / ("été" if i % 2 else "a/b")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{i:02}.png")
+    shutil.copy(root / "a/b/00.png", root / "z copy.png")
+    (root / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no picture")
+    (root / "notes.txt").write_text("not a picture")
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "deep" / "run"
+    pipeline.fit(open_source(photos), request(), folder)
+    return folder
+
+
+def rows_of(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="", encoding="utf-8") as handle:
+        return list(csv.DictReader(handle))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_every_file_ends_in_clusters_or_in_quarantine(photos: Path, run: Path) -> None:
+    found = {path.relative_to(photos).as_posix() for path in photos.rglob("*") if path.is_file()}
+    clustered = {row["path"] for row in rows_of(run / "clusters.csv")}
+    quarantined = {row["path"]: row["reason"] for row in rows_of(run / "quarantine.csv")}
+    assert quarantined.keys() == {"broken.jpg", "notes.txt"}
+    assert all(quarantined.values())
+    assert clustered == found - quarantined.keys()
+    assert {row.path for row in read_manifest(run)} == found
+
+
+def test_a_duplicate_shares_its_original_s_cluster(run: Path) -> None:
+    (copy,) = [row for row in read_manifest(run) if row.status == "duplicate"]
+    by_path = {row["path"]: row for row in rows_of(run / "clusters.csv")}
+    assert {copy.path, copy.reason.removeprefix("same content as ")} == {"a/b/00.png", "z copy.png"}
+    first, second = by_path["a/b/00.png"], by_path["z copy.png"]
+    assert (first["cluster"], first["confidence"]) == (second["cluster"], second["confidence"])
+
+
+def test_the_run_folder_is_complete_and_says_what_was_done(run: Path) -> None:
+    expected = {"run.json", "images.parquet", "clusters.csv", "quarantine.csv", "metrics.json", "model", *STAGES}
+    assert expected <= {path.name for path in run.iterdir()}
+    record = json.loads((run / "run.json").read_text())
+    assert record["state"] == "done"
+    assert record["config"]["n_clusters"] == 3
+    assert record["config"]["semi"]["steps"] == 4
+    assert list(record["seconds"]) == STAGES
+    assert "uprightness" in record["views"]
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert len(metrics["3-self"]["consistency"]) == 10
+    scores = metrics["guard"]["consistency"]
+    assert record["shipped"] == max(scores, key=lambda name: scores[name])
+    assert not list(run.rglob("*.pkl")) + list(run.rglob("*.pt"))
+
+
+def test_clusters_csv_says_what_the_result_says(run: Path) -> None:
+    result = Result.load(run)
+    table = rows_of(run / "clusters.csv")
+    kept = result.labels >= 0
+    assert [int(row["cluster"]) for row in table] == result.labels[kept].tolist()
+    assert [row["reliable"] == "true" for row in table] == result.reliable[kept].tolist()
+    assert result.reliable.any()
+    np.testing.assert_array_equal(result.probabilities[kept].argmax(1), result.labels[kept])
+    np.testing.assert_allclose(result.probabilities[kept].sum(1), 1, rtol=1e-5)
+    assert (result.probabilities[~kept] == 0).all()
+
+
+def test_predict_on_the_training_images_gives_their_clusters_exactly(photos: Path, run: Path) -> None:
+    fitted, predicted = Result.load(run), pipeline.predict(run, open_source(photos))
+    np.testing.assert_array_equal(predicted.labels, fitted.labels)
+    np.testing.assert_array_equal(predicted.probabilities, fitted.probabilities)
+
+
+def test_predict_on_some_images_gives_what_it_gives_on_all(photos: Path, run: Path) -> None:
+    fitted = Result.load(run)
+    place = {row.path: i for i, row in enumerate(fitted.rows)}
+    some = sorted((photos / "été").iterdir())[3:8]
+    predicted = pipeline.predict(run, open_source(some))
+    expected = [place[path.relative_to(photos).as_posix()] for path in some]
+    np.testing.assert_array_equal(predicted.probabilities, fitted.probabilities[expected])
+
+
+def test_transform_is_unit_length_and_zero_where_nothing_could_be_read(photos: Path, run: Path) -> None:
+    lengths = np.linalg.norm(pipeline.transform(run, open_source(photos)), axis=1)
+    np.testing.assert_allclose(lengths, Result.load(run).labels >= 0, atol=1e-5)
+
+
+def test_the_same_seed_gives_the_same_files_and_another_seed_does_not(photos: Path, run: Path, tmp_path: Path) -> None:
+    pipeline.fit(open_source(photos), request(), tmp_path / "again")
+    pipeline.fit(open_source(photos), request(seed=1), tmp_path / "other")
+    for name in ("clusters.csv", "model/model.safetensors", "result.safetensors", "images.parquet"):
+        assert (tmp_path / "again" / name).read_bytes() == (run / name).read_bytes(), name
+    assert (tmp_path / "other" / "model/model.safetensors").read_bytes() != (
+        run / "model/model.safetensors"
+    ).read_bytes()
+
+
+def test_global_random_state_neither_matters_nor_changes(photos: Path, run: Path, tmp_path: Path) -> None:
+    import torch
+
+    torch.manual_seed(123)
+    before = torch.random.get_rng_state()
+    pipeline.fit(open_source(photos), request(), tmp_path / "run")
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert (tmp_path / "run/clusters.csv").read_bytes() == (run / "clusters.csv").read_bytes()
+
+
+def test_fit_again_skips_every_stage(photos: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = contents(run)
+    for stage in ("pretrain", "embed", "self_label", "semi"):
+        monkeypatch.setattr(f"spiceclust.pipeline.{stage}.run", None)
+    pipeline.fit(open_source(photos), request(), run)
+    assert contents(run) == before
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_run_that_stopped_before_a_stage_goes_on_there(
+    stage: str, photos: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an interrupted run leaves: whole stages, one without its done.json, no results."""
+    stopped = tmp_path / "run"
+    shutil.copytree(run, stopped)
+    (stopped / stage / "done.json").unlink()
+    for later in STAGES[STAGES.index(stage) + 1 :]:
+        shutil.rmtree(stopped / later)
+    shutil.rmtree(stopped / "model")
+    for name in ("clusters.csv", "metrics.json", "result.safetensors"):
+        (stopped / name).unlink()
+    if stage != "1-pretrain":
+        monkeypatch.setattr("spiceclust.pipeline.pretrain.run", None)
+    pipeline.fit(open_source(photos), request(), stopped)
+    assert (stopped / "clusters.csv").read_bytes() == (run / "clusters.csv").read_bytes()
+    assert (stopped / "model/model.safetensors").read_bytes() == (run / "model/model.safetensors").read_bytes()
+
+
+def test_a_damaged_stage_is_made_again(photos: Path, run: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "run"
+    shutil.copytree(run, damaged)
+    file = damaged / "2-embed/tensors.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+    pipeline.fit(open_source(photos), request(), damaged)
+    assert file.read_bytes() == (run / "2-embed/tensors.safetensors").read_bytes()
+    assert (damaged / "clusters.csv").read_bytes() == (run / "clusters.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"n_clusters": 4}, "n_clusters 3 there, 4 now"),
+        ({"seed": 7}, "seed 0 there, 7 now"),
+        ({"overrides": {**TINY, "semi": {"steps": 5}}}, "semi.steps 4 there, 5 now"),
+        ({"image_size": 24}, "image_size 16 there, 24 now"),
+        ({"views": "texture"}, "views '[a-z]+' there, 'texture' now"),
+    ],
+)
+def test_another_config_is_refused_and_nothing_is_touched(
+    asked: dict[str, Any], message: str, photos: Path, run: Path
+) -> None:
+    before = contents(run)
+    with pytest.raises(RunFolderError, match=message):
+        pipeline.fit(open_source(photos), request(**asked), run)
+    assert contents(run) == before
+
+
+def test_other_images_are_refused(photos: Path, run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "photos"
+    shutil.copytree(photos, other)
+    (other / "a/b/02.png").unlink()
+    before = contents(run)
+    with pytest.raises(RunFolderError, match="its images were others"):
+        pipeline.fit(open_source(other), request(), run)
+    assert contents(run) == before
+
+
+def test_a_folder_with_other_files_is_refused(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(RunFolderError, match=r"holds other files \(thesis.txt"):
+        pipeline.fit(open_source(photos), request(), tmp_path)
+    assert contents(tmp_path) == {"thesis.txt": b"years of work"}
+
+
+def test_a_half_written_run_json_is_refused_and_kept(photos: Path, run: Path, tmp_path: Path) -> None:
+    half = tmp_path / "run"
+    shutil.copytree(run, half)
+    (half / "run.json").write_bytes((run / "run.json").read_bytes()[:100])
+    before = contents(half)
+    with pytest.raises(RunFolderError, match=r"run\.json is damaged"):
+        pipeline.fit(open_source(photos), request(), half)
+    assert contents(half) == before
+
+
+@pytest.mark.parametrize("missing", ["model/config.json", "model/model.safetensors"])
+def test_predict_with_half_a_model_is_refused(missing: str, photos: Path, run: Path, tmp_path: Path) -> None:
+    half = tmp_path / "run"
+    shutil.copytree(run, half)
+    (half / missing).unlink()
+    with pytest.raises(RunFolderError, match="again to finish it"):
+        pipeline.predict(half, open_source(photos))
+
+
+def test_a_model_of_another_version_or_shape_is_refused(photos: Path, run: Path, tmp_path: Path) -> None:
+    changed = tmp_path / "run"
+    shutil.copytree(run, changed)
+    facts = json.loads((run / "model/config.json").read_text())
+    (changed / "model/config.json").write_text(json.dumps({**facts, "format": 99}))
+    with pytest.raises(RunFolderError, match="format 99, this version reads 1"):
+        pipeline.predict(changed, open_source(photos))
+    (changed / "model/config.json").write_text(json.dumps({**facts, "n_clusters": 5}))
+    with pytest.raises(RunFolderError, match="is damaged"):
+        pipeline.predict(changed, open_source(photos))
+
+
+def test_too_few_images_leave_no_folder_behind(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"30 distinct readable images are too few for 16 clusters: at least 32"):
+        pipeline.fit(open_source(photos), request(n_clusters=16, overrides={}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_below_a_file_is_refused(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RunFolderError, match="choose another folder"):
+        pipeline.fit(open_source(photos), request(), tmp_path / "file" / "run")
+
+
+def test_an_unknown_device_is_one_line(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="choose auto, cpu or cuda") as caught:
+        pipeline.fit(open_source(photos), request(), tmp_path / "run", device="quantum")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_folder_inside_the_source_is_not_clustered(photos: Path, tmp_path: Path) -> None:
+    source = tmp_path / "photos"
+    shutil.copytree(photos, source)
+    run = source / "run"
+    for _ in range(2):
+        pipeline.fit(open_source(source, exclude=run), request(), run)
+        Image.new("RGB", (40, 40)).save(run / "contact_sheet.png")
+    assert not any(row.path.startswith("run/") for row in read_manifest(run))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_easy_shapes_are_sorted(seed: int, tmp_path: Path) -> None:
+    """The whole pipeline on images that any working one must sort; 0.33 is chance."""
+    images, classes = shapes(40, seed)
+    result = pipeline.fit(open_source(images), request(SHORT, seed=seed), tmp_path / "run")
+    assert score_clusters(result.labels, classes).acc >= 0.97
+    reliable = result.reliable
+    assert reliable.mean() > 0.3
+    assert score_clusters(result.labels[reliable], classes[reliable]).acc >= 0.99
