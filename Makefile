@@ -25,13 +25,13 @@ lint: .venv/.test-set
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# `make bench` lists the scripts, `make bench RUN=digits` runs benchmarks/digits.py.
+# `make bench` lists the scripts, `make bench RUN=accuracy ARGS="--data DIR"` runs one.
 ifdef RUN
 bench: .venv/.run-time-set
-	$(BIN)/python benchmarks/$(RUN).py
+	$(BIN)/python benchmarks/$(RUN).py $(ARGS)
 else
 bench:
-	@for script in benchmarks/*.py; do \
+	@for script in benchmarks/[!_]*.py; do \
 	    test -e "$$script" || { echo "benchmarks/ holds no scripts yet"; break; }; \
 	    echo "make bench RUN=$$(basename "$$script" .py)"; \
 	done

@@ -278,6 +278,19 @@ def test_a_run_folder_inside_the_source_is_not_clustered(photos: Path, tmp_path:
     assert not any(row.path.startswith("run/") for row in read_manifest(run))
 
 
+@pytest.mark.parametrize("preset", ["standard", "paper"])
+def test_the_larger_presets_run(preset: str, photos: Path, tmp_path: Path) -> None:
+    result = pipeline.fit(open_source(photos), request(preset=preset), tmp_path / "run")
+    assert result.run["config"]["backbone"] == {"standard": "resnet18", "paper": "resnet34"}[preset]
+    assert (np.bincount(result.labels[result.labels >= 0]).sum(), result.n_clusters) == (31, 3)
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet34", "wrn28_2"])
+def test_every_backbone_goes_through_all_stages_and_predict(backbone: str, photos: Path, tmp_path: Path) -> None:
+    fitted = pipeline.fit(open_source(photos), request({**TINY, "backbone": backbone}), tmp_path / "run")
+    np.testing.assert_array_equal(pipeline.predict(tmp_path / "run", open_source(photos)).labels, fitted.labels)
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_easy_shapes_are_sorted(seed: int, tmp_path: Path) -> None:
     """The whole pipeline on images that any working one must sort; 0.33 is chance."""

@@ -11,8 +11,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-
 if TYPE_CHECKING:
     from spiceclust.clusterer import Spice as Spice
     from spiceclust.errors import ConfigError as ConfigError
@@ -36,6 +34,8 @@ __all__ = [*_HOMES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("spiceclust")
     if name not in _HOMES:
         raise AttributeError(f"module 'spiceclust' has no attribute {name!r}")
     return getattr(import_module(f"spiceclust.{_HOMES[name]}"), name)

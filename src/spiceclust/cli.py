@@ -12,6 +12,8 @@ from typer.exceptions import TyperException
 
 from spiceclust.errors import ConfigError, InputError, SpiceError
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     help="Sort unlabelled images into semantic clusters with SPICE. Add --debug to any command for tracebacks.",
     add_completion=False,
@@ -124,14 +126,15 @@ def main() -> None:
         app(arguments)
         return
     try:
-        app(arguments, standalone_mode=False)
+        if app(arguments, standalone_mode=False) == INTERRUPTED:  # how typer tells of Ctrl-C
+            raise KeyboardInterrupt
     except TyperException as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "spiceclust"
         _fail(f"{error.format_message().rstrip('.')}. See `{command} --help`.", 2)
     except SpiceError as error:
         _fail(str(error), 2 if isinstance(error, InputError) else 1)
-    except (KeyboardInterrupt, typer.Abort):
+    except KeyboardInterrupt:
         _fail("interrupted: finished stages are kept; the same command again goes on from there", 130)
     except Exception as error:
         _fail(f"{type(error).__name__}: {error}. This should not happen: add --debug for the traceback.", 1)

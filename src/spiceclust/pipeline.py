@@ -11,6 +11,7 @@ import platform
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -20,7 +21,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from spiceclust import __version__
 from spiceclust.config import Facts, FitConfig, Request, image_size, resolve
 from spiceclust.data.images import Images, Source, load
 from spiceclust.data.views import DomainChoice, choose_domain
@@ -37,6 +37,7 @@ from spiceclust.training.context import Context, open_context, open_device
 from spiceclust.training.inference import classify
 
 MODEL_FORMAT: Final = 1
+VERSION: Final = version("spiceclust")
 EARLY = ("n_clusters", "seed", "preset", "encoder")  # fields of a config that are known before an image is read
 
 
@@ -133,7 +134,7 @@ def save_model(folder: Path, classifier: Classifier, config: FitConfig) -> None:
         target / "config.json",
         {
             "format": MODEL_FORMAT,
-            "spiceclust": __version__,
+            "spiceclust": VERSION,
             "backbone": config.backbone,
             "image_size": config.image_size,
             "channels": config.channels,
@@ -182,7 +183,7 @@ class _Run:
             "images": images.fingerprint,
             "device": str(context.device),
             "bf16": context.bf16,
-            "versions": {"spiceclust": __version__, "torch": torch.__version__, "python": platform.python_version()},
+            "versions": {"spiceclust": VERSION, "torch": torch.__version__, "python": platform.python_version()},
             "seconds": {},
         }
 

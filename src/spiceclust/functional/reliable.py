@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+LEAST_CONFIDENT = 0.1  # share of a cluster's agreeing images that is left out for lack of confidence
 NEIGHBOR_GRID = (5, 10, 20, 30, 50, 70, 100, 150, 200)
 
 
@@ -60,7 +61,7 @@ def choose_k(labels: Tensor, neighbors: Tensor, threshold: float) -> int:
 def select_reliable(
     labels: Tensor, confidence: Tensor, agreements: Tensor, n_clusters: int, threshold: float, floor: float
 ) -> Tensor:
-    """The images whose neighbours agree and that are at least as confident as the median of their cluster's agreeing.
+    """The images whose neighbours agree, less the tenth of them in each cluster that is least confident.
 
     Of each cluster at least the share `floor`, and one image, is taken: the most agreeing first, then the most
     confident. So no cluster with images is left without, and the set is never empty.
@@ -83,8 +84,7 @@ def select_reliable(
             continue
         agrees = agreements[members] >= threshold
         if agrees.any():
-            bar = confidence[members][agrees].quantile(0.1)
-            agrees &= confidence[members] >= bar
+            agrees &= confidence[members] >= confidence[members][agrees].quantile(LEAST_CONFIDENT)
         least = max(1, int(floor * len(members)))
         if int(agrees.sum()) < least:
             by_confidence = members[confidence[members].argsort(descending=True, stable=True)]
