@@ -24,7 +24,7 @@ from sklearn.cluster import KMeans, SpectralClustering
 
 from spiceclust import pipeline
 from spiceclust.config import make_request
-from spiceclust.data.images import open_source
+from spiceclust.data.sources import open_source
 from spiceclust.functional.metrics import score_clusters
 from spiceclust.progress import Plain
 from spiceclust.training.checkpoint import load_tensors

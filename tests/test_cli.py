@@ -41,15 +41,16 @@ def command(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]"
 
 
 def rejected(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Runs the command in this process; checks that it exits with 2 and one line besides progress; returns the line."""
+    """Runs the command in this process; checks that it exits with 2 and one line after progress; returns the line."""
     monkeypatch.setattr(sys, "argv", ["spiceclust", *arguments])
     with pytest.raises(SystemExit) as caught:
         main()
     shown = capsys.readouterr()
     assert caught.value.code == 2
     assert shown.out == ""
-    (line,) = [line for line in shown.err.splitlines() if not line.startswith("reading images: ")]
+    *before, line = shown.err.splitlines()
     assert line.startswith("error: ")
+    assert not any("error" in text or "Traceback" in text for text in before)
     return line
 
 

@@ -70,7 +70,7 @@ def fit(
         overrides=_read_overrides(config),
     )
     from spiceclust import pipeline
-    from spiceclust.data.images import open_source
+    from spiceclust.data.sources import open_source
     from spiceclust.outputs.contact_sheet import write_contact_sheet
     from spiceclust.progress import for_stderr
 
@@ -94,7 +94,7 @@ def predict(
 
     check_table_path(out)
     from spiceclust import pipeline
-    from spiceclust.data.images import open_source
+    from spiceclust.data.sources import open_source
     from spiceclust.progress import for_stderr
 
     result = pipeline.predict(run, open_source(source), device=device, progress=for_stderr())

@@ -18,7 +18,7 @@ from sklearn.utils import check_random_state
 
 from spiceclust import pipeline
 from spiceclust.config import Request, make_request
-from spiceclust.data.images import open_source
+from spiceclust.data.sources import open_source
 from spiceclust.errors import RunFolderError
 from spiceclust.progress import for_stderr
 from spiceclust.result import Result

@@ -22,8 +22,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from spiceclust.config import Facts, FitConfig, Request, image_size, resolve
-from spiceclust.data.images import Images, Source, load
-from spiceclust.data.views import DomainChoice, choose_domain
+from spiceclust.data.domain import DomainChoice, choose_domain
+from spiceclust.data.images import Images, load
+from spiceclust.data.sources import Source
 from spiceclust.errors import RunFolderError
 from spiceclust.files import read_json, sha256_json, write_json
 from spiceclust.manifest import write_manifest
@@ -208,7 +209,7 @@ class _Run:
         verdict = guard.run(pixels, first, second, neighbors, config, context)
         probabilities = verdict.tensors["probabilities"]
         final = select.run(probabilities, neighbors, config, context)
-        shipped = first if verdict.facts["shipped"] == "2-self" else second
+        shipped = first if verdict.facts["shipped"] == "3-self" else second
         save_model(self.folder, shipped, config)
         self.metrics.update(
             {

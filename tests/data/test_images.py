@@ -21,10 +21,11 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from PIL import Image
 
-from spiceclust.data import images as module
+from spiceclust.data import sources as module
 from spiceclust.data.datasets import digits
 from spiceclust.data.decode import DecodeError, square
-from spiceclust.data.images import Array, Files, Images, load, open_source
+from spiceclust.data.images import Images, load
+from spiceclust.data.sources import Array, Files, open_source
 from spiceclust.errors import SourceError
 from spiceclust.progress import Silent
 
@@ -830,7 +831,7 @@ def test_an_error_outside_the_threads_ends_them_too(folder: Path, monkeypatch: p
     def fail(image: Pixels) -> Pixels:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "_luminance", fail)
+    monkeypatch.setattr("spiceclust.data.images._luminance", fail)
     before, progress = threading.active_count(), Counted()
     with pytest.raises(KeyboardInterrupt) as caught:
         load(open_source(folder), 8, 1, progress)

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spiceclust.data.images import Images, Source, load, open_source
+from spiceclust.data.images import Images, load
+from spiceclust.data.sources import Source, open_source
 from spiceclust.manifest import Row
 from spiceclust.progress import Silent
 

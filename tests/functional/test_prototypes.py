@@ -272,7 +272,7 @@ def test_double_softmax_loss_keeps_its_limits(size: tuple[int, int, int, int, fl
     # linear term), so its maximum is at a corner: log(e + C - 1) at any corner but y. At corner y the slope towards
     # corner k is f_k - f_y = (e^0 - e^1) / (e + C - 1) + 1 > 0, so by convexity that corner is the minimum,
     # log(e + C - 1) - 1. Both are met by logits that are sure; the sum over heads multiplies them by H.
-    _, heads, batch, clusters, _ = size
+    _, heads, _, clusters, _ = size
     logits, labels = logits_and_labels(*size)
     most = math.log(math.e + clusters - 1)
     assert heads * (most - 1) - 1e-5 <= float(double_softmax_loss(logits, labels)) <= heads * most + 1e-5

@@ -91,7 +91,7 @@ def batch_norm(width: int) -> int:
 
 
 def resnet_parameters(blocks: list[int], widths: list[int], stem_kernel: int, channels: int) -> int:
-    """He et al. 2016, table 1: a stem, then stages of two 3x3 convolutions a block; 1x1 shortcuts where widths change."""
+    """He et al. 2016, table 1: a stem, then blocks of two 3x3 convolutions; a 1x1 shortcut where widths change."""
     total = convolution(channels, widths[0], stem_kernel) + batch_norm(widths[0])
     inputs = widths[0]
     for count, width in zip(blocks, widths, strict=True):

@@ -18,9 +18,21 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from spiceclust.config import Domain
+from spiceclust.functional.augment import (
+    affine,
+    blend,
+    brightness,
+    column,
+    contrast,
+    gaussian_blur,
+    hue,
+    resample,
+    saturation,
+    smooth,
+    stroke,
+)
 
 Range = tuple[float, float]
 NONE: Range = (0.0, 0.0)
@@ -124,7 +136,7 @@ class Views:
         """One of MoCo's views; call twice for the pair."""
         geometry, appearance = CONTRASTIVE[self.domain]
         draw = _Draw(len(images), images.device, generator)
-        moved = _resample(self.plain(images), *_geometry(geometry, draw), geometry.padding)
+        moved = resample(self.plain(images), *_geometry(geometry, draw), geometry.padding)
         return _appearance(moved, appearance, draw)
 
     def weak(self, images: Tensor, generator: torch.Generator) -> Tensor:
@@ -134,7 +146,7 @@ class Views:
         matrix, displacement = _geometry(geometry, draw)
         half = images.shape[-1] / 2  # one pixel is 1 / half in the resampler's coordinates
         matrix[:, :, 2] = (matrix[:, :, 2] * half).round() / half
-        return _resample(self.plain(images), matrix, displacement, geometry.padding)
+        return resample(self.plain(images), matrix, displacement, geometry.padding)
 
     def strong(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Four operations drawn for each image, after a flip of the domain, then cutout."""
@@ -143,7 +155,7 @@ class Views:
         chosen = draw.choices(len(table), STRONG_OPERATIONS)
         strength = {name: chosen[:, i] * limit for i, (name, limit) in enumerate(table.items())}
         padding = WEAK[self.domain].padding
-        moved = _resample(self.plain(images), *_strong_geometry(strength, WEAK[self.domain], draw), padding)
+        moved = resample(self.plain(images), *_strong_geometry(strength, WEAK[self.domain], draw), padding)
         return _cutout(_strong_appearance(moved, strength, draw), CUTOUT[self.domain], draw)
 
 
@@ -186,23 +198,6 @@ class _Draw:
         return mask * torch.where(flip, -size, size)
 
 
-def _matrix(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
-    return torch.stack([torch.stack([a, b], dim=1), torch.stack([c, d], dim=1)], dim=1)
-
-
-def _affine(
-    angle: Tensor, shear_x: Tensor, shear_y: Tensor, scale_x: Tensor, scale_y: Tensor, shift_x: Tensor, shift_y: Tensor
-) -> Tensor:
-    """(B, 2, 3) maps from output to input coordinates; angles in degrees, scales of the sampled window."""
-    turn = angle * (math.pi / 180)
-    rotation = _matrix(turn.cos(), -turn.sin(), turn.sin(), turn.cos())
-    one = torch.ones_like(turn)
-    shear = _matrix(one, (shear_x * (math.pi / 180)).tan(), (shear_y * (math.pi / 180)).tan(), one)
-    scale = torch.diag_embed(torch.stack([scale_x, scale_y], dim=1))
-    shift = torch.stack([shift_x, shift_y], dim=1).unsqueeze(2)
-    return torch.cat([rotation @ shear @ scale, shift], dim=2)
-
-
 def _geometry(geometry: Geometry, draw: _Draw) -> tuple[Tensor, Tensor | None]:
     area = draw.uniform(*geometry.crop)
     aspect = draw.log_uniform(geometry.aspect).sqrt()
@@ -210,7 +205,7 @@ def _geometry(geometry: Geometry, draw: _Draw) -> tuple[Tensor, Tensor | None]:
     height = (area.sqrt() / aspect).clamp(max=1)
     zoom = draw.log_uniform(geometry.scale)
     reach = 2 * geometry.shift  # a shift of the whole side is 2 in the resampler's coordinates
-    matrix = _affine(
+    matrix = affine(
         draw.around(geometry.rotate) + _quarter_turn(geometry, draw),
         draw.around(geometry.shear),
         draw.around(geometry.shear),
@@ -235,7 +230,7 @@ def _quarter_turn(geometry: Geometry, draw: _Draw) -> Tensor:
 def _strong_geometry(strength: dict[str, Tensor], flips: Geometry, draw: _Draw) -> tuple[Tensor, Tensor | None]:
     zero = torch.zeros(draw.batch, device=draw.device)
     zoom = strength.get("zoom", zero).exp()
-    matrix = _affine(
+    matrix = affine(
         strength.get("rotate", zero) + _quarter_turn(flips, draw),
         strength.get("shear_x", zero),
         strength.get("shear_y", zero),
@@ -248,113 +243,29 @@ def _strong_geometry(strength: dict[str, Tensor], flips: Geometry, draw: _Draw) 
     return matrix, None if elastic is None else draw.normal(2, 4, 4) * elastic.view(-1, 1, 1, 1)
 
 
-def _resample(images: Tensor, matrix: Tensor, displacement: Tensor | None, padding: str) -> Tensor:
-    """Samples each image at its own affine grid, moved by a smooth displacement (B, 2, 4, 4) if there is one."""
-    side = images.shape[-1]
-    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
-    if displacement is not None:
-        smooth = F.interpolate(displacement, size=(side, side), mode="bicubic", align_corners=True)
-        grid = grid + smooth.permute(0, 2, 3, 1)
-    if padding != "background":
-        return F.grid_sample(images, grid, mode="bilinear", padding_mode=padding, align_corners=False)
-    ground = _background(images)
-    return F.grid_sample(images - ground, grid, mode="bilinear", padding_mode="zeros", align_corners=False) + ground
-
-
-def _background(images: Tensor) -> Tensor:
-    """(B, channels, 1, 1) median of the border: what lies around a glyph, even where its ink touches the edge."""
-    border = [images[:, :, 0], images[:, :, -1], images[:, :, :, 0], images[:, :, :, -1]]
-    return torch.cat(border, dim=2).median(dim=2).values[:, :, None, None]
-
-
-def _column(values: Tensor) -> Tensor:
-    return values.view(-1, 1, 1, 1)
-
-
-def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
-    """Other + factor * (images - other): factor 1 changes nothing, 0 gives `other`, above 1 moves away from it."""
-    return torch.lerp(other.expand_as(images), images, _column(factor))
-
-
-def _luminance(images: Tensor) -> Tensor:
-    if images.shape[1] == 1:
-        return images
-    weights = torch.tensor([0.299, 0.587, 0.114], device=images.device).view(1, 3, 1, 1)
-    return (images * weights).sum(dim=1, keepdim=True)
-
-
-def _brightness(images: Tensor, factor: Tensor) -> Tensor:
-    return (images * _column(factor)).clamp_(0, 1)
-
-
-def _contrast(images: Tensor, factor: Tensor) -> Tensor:
-    return _blend(images, _luminance(images).mean(dim=(1, 2, 3), keepdim=True), factor).clamp_(0, 1)
-
-
-def _saturation(images: Tensor, factor: Tensor) -> Tensor:
-    return _blend(images, _luminance(images), factor).clamp_(0, 1)
-
-
-def _hue(images: Tensor, turns: Tensor) -> Tensor:
-    """Rotates the chroma plane of YIQ by `turns` full turns; luminance stays."""
-    to_yiq = images.new_tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
-    angle = turns * (2 * math.pi)
-    rotation = torch.zeros((len(images), 3, 3), device=images.device)
-    rotation[:, 0, 0] = 1
-    rotation[:, 1:, 1:] = _matrix(angle.cos(), -angle.sin(), angle.sin(), angle.cos())
-    change = torch.linalg.inv(to_yiq) @ rotation @ to_yiq
-    return torch.einsum("bij,bjhw->bihw", change, images).clamp_(0, 1)
-
-
-def _smooth(images: Tensor) -> Tensor:
-    """3x3 binomial blur."""
-    weights = images.new_tensor([1.0, 2.0, 1.0])
-    kernel = (weights[:, None] * weights[None, :] / 16).expand(images.shape[1], 1, 3, 3)
-    return F.conv2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), kernel, groups=images.shape[1])
-
-
-def _gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
-    """Separable Gaussian with an own sigma (pixels) for each image, over nine taps."""
-    offsets = torch.arange(-4, 5, device=images.device)
-    weights = torch.exp(-(offsets**2) / (2 * sigma.view(-1, 1) ** 2))
-    weights = weights / weights.sum(dim=1, keepdim=True)
-    for dim, pad in ((3, (4, 4, 0, 0)), (2, (0, 0, 4, 4))):
-        padded = F.pad(images, pad, mode="replicate")
-        side = images.shape[dim]
-        images = torch.stack([padded.narrow(dim, i, side) * _column(weights[:, i]) for i in range(9)]).sum(dim=0)
-    return images
-
-
-def _stroke(images: Tensor, amount: Tensor) -> Tensor:
-    """Widens bright strokes where `amount` is above 0 and thins them below; 1 is one pixel each side."""
-    wider = F.max_pool2d(images, 3, 1, 1)
-    thinner = -F.max_pool2d(-images, 3, 1, 1)
-    return torch.where(_column(amount) > 0, _blend(wider, images, amount.abs()), _blend(thinner, images, amount.abs()))
-
-
 def _noise(images: Tensor, sigma: Tensor, draw: _Draw) -> Tensor:
-    return (images + draw.normal(*images.shape[1:]) * _column(sigma)).clamp_(0, 1)
+    return (images + draw.normal(*images.shape[1:]) * column(sigma)).clamp_(0, 1)
 
 
 def _appearance(images: Tensor, appearance: Appearance, draw: _Draw) -> Tensor:
     """Colour jitter, grey, blur, stroke width and noise; parts of strength 0 cost nothing."""
     jittered = draw.coin(appearance.jitter_probability).float()
-    for strength, change in ((appearance.brightness, _brightness), (appearance.contrast, _contrast)):
+    for strength, change in ((appearance.brightness, brightness), (appearance.contrast, contrast)):
         if strength:
             images = change(images, 1 + draw.around(strength) * jittered)
     if images.shape[1] == 3:
         if appearance.saturation:
-            images = _saturation(images, 1 + draw.around(appearance.saturation) * jittered)
+            images = saturation(images, 1 + draw.around(appearance.saturation) * jittered)
         if appearance.hue:
-            images = _hue(images, draw.around(appearance.hue) * jittered)
+            images = hue(images, draw.around(appearance.hue) * jittered)
         if appearance.grey_probability:
-            images = _saturation(images, 1 - draw.coin(appearance.grey_probability).float())
+            images = saturation(images, 1 - draw.coin(appearance.grey_probability).float())
     if appearance.blur_probability and images.shape[-1] >= BLUR_FROM:
         sigma = draw.uniform(0.1, 2.0) * (images.shape[-1] / 224)
-        blurred = _gaussian_blur(images, sigma.clamp(min=0.1))
-        images = _blend(images, blurred, 1 - draw.coin(appearance.blur_probability).float())
+        blurred = gaussian_blur(images, sigma.clamp(min=0.1))
+        images = blend(images, blurred, 1 - draw.coin(appearance.blur_probability).float())
     if appearance.stroke:
-        images = _stroke(images, draw.around(appearance.stroke))
+        images = stroke(images, draw.around(appearance.stroke))
     if appearance.noise:
         images = _noise(images, draw.uniform(0, appearance.noise), draw)
     return images
@@ -362,23 +273,23 @@ def _appearance(images: Tensor, appearance: Appearance, draw: _Draw) -> Tensor:
 
 def _strong_appearance(images: Tensor, strength: dict[str, Tensor], draw: _Draw) -> Tensor:
     """The operations on pixels; an image for which one was not drawn has strength 0 there and stays as it is."""
-    images = _brightness(images, 1 + strength["brightness"])
-    images = _contrast(images, 1 + strength["contrast"])
+    images = brightness(images, 1 + strength["brightness"])
+    images = contrast(images, 1 + strength["contrast"])
     if "saturation" in strength and images.shape[1] == 3:
-        images = _saturation(images, 1 + strength["saturation"])
-    images = _blend(images, _smooth(images), 1 + strength["sharpness"]).clamp_(0, 1)
+        images = saturation(images, 1 + strength["saturation"])
+    images = blend(images, smooth(images), 1 + strength["sharpness"]).clamp_(0, 1)
     if "posterize" in strength:
         levels = 2 ** (8 - strength["posterize"].abs().round())
-        posterized = (images * _column(levels - 1)).round() / _column(levels - 1)
-        images = torch.where(_column(strength["posterize"] != 0), posterized, images)
+        posterized = (images * column(levels - 1)).round() / column(levels - 1)
+        images = torch.where(column(strength["posterize"] != 0), posterized, images)
     if "solarize" in strength:
-        images = torch.where(images > _column(1 - strength["solarize"].abs()), 1 - images, images)
+        images = torch.where(images > column(1 - strength["solarize"].abs()), 1 - images, images)
     if "autocontrast" in strength:
         low, high = images.amin(dim=(2, 3), keepdim=True), images.amax(dim=(2, 3), keepdim=True)
         stretched = (images - low) / (high - low).clamp(min=1 / 255)
-        images = torch.where(_column(strength["autocontrast"] != 0), stretched, images)
+        images = torch.where(column(strength["autocontrast"] != 0), stretched, images)
     if "stroke" in strength:
-        images = _stroke(images, strength["stroke"])
+        images = stroke(images, strength["stroke"])
     if "noise" in strength:
         images = _noise(images, strength["noise"].abs(), draw)
     return images
@@ -393,55 +304,3 @@ def _cutout(images: Tensor, greatest: float, draw: _Draw) -> Tensor:
     rows, columns = (((pixels - centre.unsqueeze(1)).abs() < half.unsqueeze(1)) for centre in centres)
     hole = (rows.unsqueeze(2) & columns.unsqueeze(1)).unsqueeze(1)
     return torch.where(hole, images.mean(dim=(2, 3), keepdim=True), images)
-
-
-@dataclass(frozen=True)
-class DomainChoice:
-    """What `auto` chose, and the measurements that decided, in one sentence."""
-
-    domain: Domain
-    reason: str
-
-
-SAMPLE = 1000  # images looked at to choose a domain
-GREY_LIMIT = 0.01  # mean distance of a channel from grey
-GLYPH_GROUND = 0.4  # median share of pixels that are background
-GLYPH_EXTREME = 0.1  # distance of the background from black or white
-UPRIGHT = 0.04  # squared change of the mean image under a flip or quarter turn, in pixel variances
-
-
-def choose_domain(images: Tensor) -> DomainChoice:
-    """Chooses the domain of the views from the images.
-
-    Grey images that are mostly a black or white ground are glyphs. Images whose average looks the same after flips
-    and quarter turns have no upright position: textures. Everything else is treated as photographs.
-
-    Args:
-        images: (N, channels, S, S) uint8.
-    """
-    sample = images[:: max(1, len(images) // SAMPLE)][:SAMPLE].float() / 255
-    grey = _luminance(sample)
-    colour = float((sample - grey).abs().mean())
-    background = _background(grey)
-    ground = float(((grey - background).abs() < 0.1).float().mean(dim=(1, 2, 3)).median())
-    extreme = float(torch.minimum(background, 1 - background).median())
-    upright = _uprightness(sample)
-    measured = f"colour {colour:.3f}, background share {ground:.2f}, uprightness {upright:.3f}"
-    if colour < GREY_LIMIT and ground >= GLYPH_GROUND and extreme <= GLYPH_EXTREME and upright >= UPRIGHT:
-        return DomainChoice("glyph", f"grey, upright shapes on an even black or white ground ({measured})")
-    if upright < UPRIGHT and len(sample) >= 2 / UPRIGHT:
-        return DomainChoice("texture", f"the images have no upright position ({measured})")
-    return DomainChoice("natural", f"upright images with grey tones or colour ({measured})")
-
-
-def _uprightness(images: Tensor) -> float:
-    """How much the mean image changes under flips and a quarter turn.
-
-    The greatest mean squared change, in units of the variance over images, less the 2 / N that sampling explains.
-    """
-    coarse = F.adaptive_avg_pool2d(images, 8)
-    coarse = coarse - coarse.mean(dim=(1, 2, 3), keepdim=True)
-    mean = coarse.mean(dim=0)
-    variance = coarse.var(dim=0, correction=0).mean().clamp(min=1e-8)
-    turned = (mean.flip(1), mean.flip(2), mean.rot90(1, (1, 2)))
-    return max(float((mean - other).square().mean() / variance) for other in turned) - 2 / len(images)

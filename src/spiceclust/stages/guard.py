@@ -34,8 +34,8 @@ def run(
         The shipped classifier's outputs on the plain images, `probabilities` (N, C) and `embeddings` (N, D) float32;
         facts: both scores and the name of the stage that ships.
     """
-    outputs = {"2-self": classify(first, images, context.device), "3-semi": classify(second, images, context.device)}
-    other, _ = nearest_neighbors(outputs["3-semi"][1], neighbors.shape[1])
+    outputs = {"3-self": classify(first, images, context.device), "5-semi": classify(second, images, context.device)}
+    other, _ = nearest_neighbors(outputs["5-semi"][1], neighbors.shape[1])
     scores = {}
     for name, (probabilities, _) in outputs.items():
         labels = probabilities.argmax(dim=1)

@@ -64,7 +64,9 @@ def prefers_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
-        return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+        # an older torch does not tell: float32 then
+        capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+        return bool(capabilities.get("avx512_bf16", False))
     return False
 
 

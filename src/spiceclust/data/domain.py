@@ -1,0 +1,65 @@
+"""Which domain of views fits the images: what `auto` chooses, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from spiceclust.config import Domain
+from spiceclust.functional.augment import background, luminance
+
+
+@dataclass(frozen=True)
+class DomainChoice:
+    """What `auto` chose, and the measurements that decided, in one sentence."""
+
+    domain: Domain
+    reason: str
+
+
+SAMPLE = 1000  # images looked at to choose a domain
+GREY_LIMIT = 0.01  # mean distance of a channel from grey
+GLYPH_GROUND = 0.4  # median share of pixels that are background
+GLYPH_EXTREME = 0.1  # distance of the background from black or white
+UPRIGHT = 0.04  # squared change of the mean image under a flip or quarter turn, in pixel variances
+
+
+def choose_domain(images: Tensor) -> DomainChoice:
+    """Chooses the domain of the views from the images.
+
+    Grey images that are mostly a black or white ground are glyphs. Images whose average looks the same after flips
+    and quarter turns have no upright position: textures. Everything else is treated as photographs.
+
+    Args:
+        images: (N, channels, S, S) uint8.
+    """
+    evenly = torch.linspace(0, len(images) - 1, min(SAMPLE, len(images))).long()  # sources are often sorted
+    sample = images[evenly].float() / 255
+    grey = luminance(sample)
+    colour = float((sample - grey).abs().mean())
+    ground_grey = background(grey)
+    ground = float(((grey - ground_grey).abs() < 0.1).float().mean(dim=(1, 2, 3)).median())
+    extreme = float(torch.minimum(ground_grey, 1 - ground_grey).median())
+    upright = _uprightness(sample)
+    measured = f"colour {colour:.3f}, background share {ground:.2f}, uprightness {upright:.3f}"
+    if colour < GREY_LIMIT and ground >= GLYPH_GROUND and extreme <= GLYPH_EXTREME and upright >= UPRIGHT:
+        return DomainChoice("glyph", f"grey, upright shapes on an even black or white ground ({measured})")
+    if upright < UPRIGHT and len(sample) >= 2 / UPRIGHT:
+        return DomainChoice("texture", f"the images have no upright position ({measured})")
+    return DomainChoice("natural", f"upright images with grey tones or colour ({measured})")
+
+
+def _uprightness(images: Tensor) -> float:
+    """How much the mean image changes under flips and a quarter turn.
+
+    The greatest mean squared change, in units of the variance over images, less the 2 / N that sampling explains.
+    """
+    coarse = F.adaptive_avg_pool2d(images, 8)
+    coarse = coarse - coarse.mean(dim=(1, 2, 3), keepdim=True)
+    mean = coarse.mean(dim=0)
+    variance = coarse.var(dim=0, correction=0).mean().clamp(min=1e-8)
+    turned = (mean.flip(1), mean.flip(2), mean.rot90(1, (1, 2)))
+    return max(float((mean - other).square().mean() / variance) for other in turned) - 2 / len(images)
