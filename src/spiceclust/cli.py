@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +14,9 @@ from typer.exceptions import TyperException
 from spiceclust.errors import ConfigError, InputError, SpiceError
 
 INTERRUPTED = 130
+SPINS = (
+    "20000"  # of a waiting OpenMP thread: endless ones, the default, starve a run beside a busy program (docs/log.md)
+)
 
 app = typer.Typer(
     help="Sort unlabelled images into semantic clusters with SPICE. Add --debug to any command for tracebacks.",
@@ -121,6 +125,7 @@ def evaluate(
 
 def main() -> None:
     """Runs the command. Errors are one line on stderr: exit 2 for bad usage or input, 1 otherwise, 130 on Ctrl-C."""
+    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when torch is loaded
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"] or ["--help"]
     if "--debug" in sys.argv:
         app(arguments)

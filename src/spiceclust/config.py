@@ -294,6 +294,7 @@ def _fixmatch(n: int, *, epochs: int, batch_size: int, unlabelled_ratio: int) ->
         "steps": steps,
         "batch_size": batch_size,
         "unlabelled_ratio": unlabelled_ratio,
+        "learning_rate": 0.01,  # the published 0.03 can undo a short run from a trained encoder (docs/log.md)
         "ema": min(0.999, 1 - 10 / (steps + 10)),
     }
 

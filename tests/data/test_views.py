@@ -1,5 +1,4 @@
 import math
-import re
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, Literal, get_args
@@ -7,16 +6,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
 from spiceclust.config import Domain
 from spiceclust.data import views as module
-from spiceclust.data.domain import choose_domain
 from spiceclust.data.views import CONTRASTIVE, CUTOUT, STRONG, WEAK, Appearance, Views
-from spiceclust.functional import augment
 
 Kind = Literal["contrastive", "weak", "strong"]
 DOMAINS: tuple[Domain, ...] = get_args(Domain)
@@ -308,100 +303,6 @@ def test_contrastive_and_strong_views_turn_as_the_domain_allows(
 # Geometry
 
 
-def slow_resample(image: NDArray[np.float32], matrix: NDArray[np.float64], ground: float) -> NDArray[np.float64]:
-    """Bilinear interpolation at the mapped centre of every pixel, one after the other; `ground` lies around."""
-    side = len(image)
-
-    def pixel(y: int, x: int) -> float:
-        return float(image[y, x]) if 0 <= y < side and 0 <= x < side else ground
-
-    out = np.zeros((side, side))
-    for row in range(side):
-        for column in range(side):
-            x, y = matrix @ [(2 * column + 1) / side - 1, (2 * row + 1) / side - 1, 1]
-            x, y = ((x + 1) * side - 1) / 2, ((y + 1) * side - 1) / 2
-            left, top = math.floor(x), math.floor(y)
-            out[row, column] = sum(
-                (1 - abs(x - i)) * (1 - abs(y - j)) * pixel(j, i) for i in (left, left + 1) for j in (top, top + 1)
-            )
-    return out
-
-
-def affine(**values: float) -> Tensor:
-    """One row of `_affine`; what is not named changes nothing."""
-    names = ["angle", "shear_x", "shear_y", "scale_x", "scale_y", "shift_x", "shift_y"]
-    neutral = {"scale_x": 1.0, "scale_y": 1.0}
-    matrix: Tensor = augment.affine(*(torch.tensor([float(values.get(n, neutral.get(n, 0.0)))]) for n in names))
-    return matrix
-
-
-@given(st.integers(0, 2**31))
-def test_the_affine_map_and_the_resampling_are_their_slow_twins(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    angle, shear_x, shear_y = rng.uniform(-60, 60, 3)
-    scale_x, scale_y = rng.uniform(0.5, 1.5, 2)
-    shift_x, shift_y = rng.uniform(-0.5, 0.5, 2)
-    turn, tan_x, tan_y = np.radians(angle), np.tan(np.radians(shear_x)), np.tan(np.radians(shear_y))
-    rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-    linear = rotation @ np.array([[1, tan_x], [tan_y, 1]]) @ np.diag([scale_x, scale_y])
-    expected = np.concatenate([linear, [[shift_x], [shift_y]]], axis=1)
-    found = affine(
-        angle=angle,
-        shear_x=shear_x,
-        shear_y=shear_y,
-        scale_x=scale_x,
-        scale_y=scale_y,
-        shift_x=shift_x,
-        shift_y=shift_y,
-    )
-    np.testing.assert_allclose(found[0].numpy(), expected, atol=1e-5)
-
-    image = rng.uniform(size=(1, 1, 6, 6)).astype(np.float32)
-    edge = np.concatenate([image[0, 0, 0], image[0, 0, -1], image[0, 0, :, 0], image[0, 0, :, -1]])
-    ground = float(np.sort(edge)[11])  # the lower median of 24
-    moved = augment.resample(torch.from_numpy(image), found, None, "background")
-    np.testing.assert_allclose(moved[0, 0].numpy(), slow_resample(image[0, 0], expected, ground), atol=1e-3)
-
-
-def test_geometry_by_hand() -> None:
-    image = noise(1, size=8).float() / 255
-
-    def moved(**values: float) -> Tensor:
-        made: Tensor = augment.resample(image, affine(**values), None, "zeros")
-        return made
-
-    torch.testing.assert_close(moved(), image)
-    torch.testing.assert_close(moved(angle=90), image.rot90(1, (2, 3)), rtol=0, atol=1e-4)
-    torch.testing.assert_close(moved(scale_x=-1), image.flip(3), rtol=0, atol=1e-5)
-    torch.testing.assert_close(moved(scale_y=-1), image.flip(2), rtol=0, atol=1e-5)
-    # A shift of the whole side is 2: one of eight pixels is 0.25, and the window moves right.
-    torch.testing.assert_close(moved(shift_x=0.25)[..., :7], image[..., 1:], rtol=0, atol=1e-5)
-    torch.testing.assert_close(moved(shift_y=-0.5)[:, :, 2:], image[:, :, :6], rtol=0, atol=1e-5)
-
-
-def test_an_elastic_displacement_moves_smoothly_and_a_constant_one_shifts() -> None:
-    image = noise(2, size=8).float() / 255
-    stay = affine().expand(2, -1, -1)
-    torch.testing.assert_close(augment.resample(image, stay, torch.zeros(2, 2, 4, 4), "reflection"), image)
-    right = torch.zeros(2, 2, 4, 4)
-    right[1, 0] = 0.25  # one of eight pixels, for the second image alone
-    moved = augment.resample(image, stay, right, "reflection")
-    torch.testing.assert_close(moved[0], image[0])
-    torch.testing.assert_close(moved[1, :, :, :7], image[1, :, :, 1:], rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("ground", [0, 255, 90])
-def test_what_comes_in_beside_a_glyph_is_its_ground_even_where_ink_touches_the_edge(ground: int) -> None:
-    images = torch.full((1, 1, 16, 16), ground, dtype=torch.uint8)
-    images[:, :, :, 6:10] = 255 - ground  # a stroke from edge to edge
-    plain = images.float() / 255
-    for shift in (0.5, -0.5):  # four pixels
-        moved = augment.resample(plain, affine(shift_y=shift), None, "background")
-        rows = moved[0, 0, 12:] if shift > 0 else moved[0, 0, :4]
-        torch.testing.assert_close(rows, torch.full((4, 16), ground / 255), rtol=0, atol=1e-6)
-    assert WEAK["glyph"].padding == CONTRASTIVE["glyph"][0].padding == "background"
-
-
 def test_strong_glyph_views_pad_with_the_ground_too(monkeypatch: pytest.MonkeyPatch) -> None:
     shift = list(STRONG["glyph"]).index("shift_y")
     chosen = torch.zeros(1, len(STRONG["glyph"]))
@@ -409,8 +310,9 @@ def test_strong_glyph_views_pad_with_the_ground_too(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(module._Draw, "choices", lambda self, count, taken: chosen)
     monkeypatch.setattr(module, "_cutout", lambda images, greatest, draw: images)
     images = torch.zeros((1, 1, 16, 16), dtype=torch.uint8)
-    images[:, :, :, 6:10] = 255
+    images[:, :, :, 6:10] = 255  # a stroke from edge to edge
     assert float(view("glyph", "strong", images)[0, 0, -1].max()) < 1e-6
+    assert WEAK["glyph"].padding == CONTRASTIVE["glyph"][0].padding == "background"
 
 
 def test_natural_crops_stay_inside_the_image_and_keep_their_share_of_it() -> None:
@@ -497,7 +399,6 @@ def posterized(image: Picture, bits: int) -> Picture:
     return np.round(image * (2**bits - 1)) / (2**bits - 1)
 
 
-STROKES = [0.8, -0.6]
 TWINS: dict[str, Callable[[Picture, float], Picture]] = {
     "brightness": lambda image, s: np.clip(image * (1 + s), 0, 1),
     "contrast": lambda image, s: away(image, luminance(image).mean(), 1 + s),
@@ -539,26 +440,6 @@ def test_noise_has_the_strength_asked_for() -> None:
     assert float(noisy[1].mean()) == pytest.approx(0.5, abs=0.01)
 
 
-def test_hue_turns_colours_and_keeps_luminance() -> None:
-    images = mild(5)
-    turns = torch.tensor([0.0, 0.1, -0.1, 0.5, 1.0])
-    turned = augment.hue(images, turns)
-    torch.testing.assert_close(augment.luminance(turned), augment.luminance(images), rtol=0, atol=1e-5)
-    torch.testing.assert_close(turned[[0, 4]], images[[0, 4]], rtol=0, atol=1e-5)
-    for image in (1, 2, 3):
-        assert float((turned[image] - images[image]).abs().max()) > 0.02
-    torch.testing.assert_close(augment.hue(turned, -turns), images, rtol=0, atol=1e-4)
-    grey = augment.luminance(images).expand(-1, 3, -1, -1).contiguous()
-    torch.testing.assert_close(augment.hue(grey, turns), grey, rtol=0, atol=2e-3)  # the weights of YIQ have 3 digits
-
-
-def test_half_a_turn_of_hue_mirrors_chroma_at_grey() -> None:
-    images = mild(1)
-    grey = augment.luminance(images)
-    opposite = augment.hue(images, torch.tensor([0.5]))
-    torch.testing.assert_close(opposite - grey, grey - images, rtol=0, atol=5e-3)
-
-
 @pytest.mark.parametrize(("domain", "share"), [("natural", 0.2), ("texture", 0.1), ("glyph", 0.0)])
 def test_contrastive_views_are_grey_as_often_as_asked(domain: Domain, share: float) -> None:
     made = view(domain, "contrastive", noise(2000, 3, size=8))
@@ -589,20 +470,6 @@ def test_blur_begins_above_32_pixels_and_comes_half_of_the_time() -> None:
     assert torch.equal(module._appearance(small, blur, draws(200)), small)
     changed = (module._appearance(large, blur, draws(200)) - large).abs().amax(dim=(1, 2, 3)) > 0
     assert 70 <= int(changed.sum()) <= 130
-
-
-def test_gaussian_blur_is_its_slow_twin() -> None:
-    images, sigmas = mild(2, channels=3, size=7), [0.4, 1.5]
-    blurred = augment.gaussian_blur(images, torch.tensor(sigmas))
-    for image, sigma, found in zip(images.double().numpy(), sigmas, blurred.numpy(), strict=True):
-        taps = range(-4, 5)
-        weight = {(j, i): math.exp(-(i * i + j * j) / (2 * sigma**2)) for j in taps for i in taps}
-        expected = np.zeros_like(image)
-        for y in range(7):
-            for x in range(7):
-                for (j, i), w in weight.items():
-                    expected[:, y, x] += w * image[:, min(max(y + j, 0), 6), min(max(x + i, 0), 6)]
-        np.testing.assert_allclose(found, expected / sum(weight.values()), atol=1e-5)
 
 
 # Strong views
@@ -679,97 +546,3 @@ def test_strong_views_are_cut_out(domain: Domain, monkeypatch: pytest.MonkeyPatc
     made = view(domain, "strong", images)
     holes = ((made - mean).abs() < 1e-5).flatten(1).sum(dim=1)  # the mean of noise is hardly ever a pixel's value
     assert int((holes >= 1).sum()) > 48
-
-
-# The choice of a domain
-
-
-def glyphs(count: int, seed: int = 0) -> Tensor:
-    """Letters L, 7 and F of several sizes, grey on black."""
-    rng = np.random.default_rng(seed)
-    images = np.zeros((count, 1, 28, 28), dtype=np.uint8)
-    for image in images[:, 0]:
-        y, x = rng.integers(4, 8, 2)
-        tall, wide, ink = rng.integers(14, 18), rng.integers(8, 12), rng.integers(180, 255)
-        letter = rng.integers(3)
-        if letter == 1:
-            image[y : y + 3, x : x + wide] = ink
-            image[y : y + tall, x + wide - 3 : x + wide] = ink
-        else:
-            image[y : y + tall, x : x + 3] = ink
-            place = tall - 3 if letter == 0 else 0
-            image[y + place : y + place + 3, x : x + wide] = ink
-    return torch.from_numpy(images)
-
-
-def photographs(count: int, channels: int = 3, seed: int = 0) -> Tensor:
-    """A bright sky, a dark ground and something in between."""
-    rng = np.random.default_rng(seed)
-    images = np.zeros((count, 3, 32, 32))
-    for image in images:
-        horizon = rng.integers(12, 22)
-        image[:, :horizon] = rng.uniform([0.4, 0.5, 0.7], [0.6, 0.8, 1.0])[:, None, None]
-        image[:, horizon:] = rng.uniform([0.1, 0.2, 0.0], [0.4, 0.5, 0.2])[:, None, None]
-        y, x = rng.integers(6, 20, 2)
-        image[:, y : y + 8, x : x + 8] = rng.uniform(0, 1, 3)[:, None, None]
-        image += rng.normal(0, 0.05, image.shape)
-    pixels = torch.from_numpy((images.clip(0, 1) * 255).astype(np.uint8))
-    return pixels if channels == 3 else pixels.float().mean(dim=1, keepdim=True).to(torch.uint8)
-
-
-def textures(count: int, channels: int = 3, seed: int = 0) -> Tensor:
-    """Smooth noise of no direction."""
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand((count, channels, 10, 10), generator=generator)
-    smooth = torch.nn.functional.interpolate(coarse, size=(32, 32), mode="bilinear")
-    return (smooth * 255).to(torch.uint8)
-
-
-MADE_UP = [
-    ("glyph", glyphs(300)),
-    ("glyph", 255 - glyphs(300)),
-    ("glyph", glyphs(300).expand(-1, 3, -1, -1)),
-    ("natural", photographs(300)),
-    ("natural", photographs(300, channels=1)),
-    ("texture", textures(300)),
-    ("texture", textures(300, channels=1)),
-]
-
-
-@pytest.mark.parametrize(("domain", "images"), MADE_UP, ids=[f"{i}-{domain}" for i, (domain, _) in enumerate(MADE_UP)])
-def test_the_domain_is_chosen_from_the_images_with_a_reason(domain: Domain, images: Tensor) -> None:
-    choice = choose_domain(images)
-    assert choice.domain == domain
-    assert re.search(r"\(colour \d\.\d{3}, background share \d\.\d{2}, uprightness -?\d+\.\d{3}\)$", choice.reason)
-    assert "\n" not in choice.reason
-    assert choose_domain(images.flip(0)) == choice
-
-
-def test_reasons_differ_between_the_domains() -> None:
-    reasons = {choose_domain(images).reason.split(" (")[0] for _, images in MADE_UP}
-    assert len(reasons) == 3
-
-
-@pytest.mark.parametrize("count", [1, 2, 5, 20])
-def test_few_images_are_never_called_textures(count: int) -> None:
-    for images in (textures(count), photographs(count), glyphs(count)):
-        assert choose_domain(images).domain in ("natural", "glyph")
-
-
-@pytest.mark.parametrize("count", [1, 60])
-@pytest.mark.parametrize("value", [0, 128, 255])
-def test_even_images_can_be_judged(count: int, value: int) -> None:
-    choice = choose_domain(torch.full((count, 3, 16, 16), value, dtype=torch.uint8))
-    assert choice.domain in DOMAINS
-    assert "nan" not in choice.reason
-
-
-def test_a_large_set_is_judged_by_a_sample_of_it() -> None:
-    assert choose_domain(photographs(100).repeat(25, 1, 1, 1)).domain == "natural"
-
-
-def test_a_sample_reaches_to_the_end_of_a_set_that_is_sorted() -> None:
-    # Folder by folder, photographs last: a third of the set, but no part of its first thousand.
-    pictures = torch.cat([textures(1000), photographs(900)])
-    everything, some = choose_domain(pictures), choose_domain(textures(1000))
-    assert everything.reason != some.reason

@@ -80,6 +80,7 @@ def test_loading_weights_into_the_source_does_not_break_the_bond() -> None:
 def test_the_average_stays_in_evaluation_and_the_source_in_training() -> None:
     source = model()
     follower = MomentumModel(source, 0.9)
+    assert not any(module.training for module in follower.average.modules())
     for mode in (True, False, True):
         follower.train(mode)
         assert follower.training == mode
