@@ -95,7 +95,7 @@ def test_a_large_set_is_judged_by_a_sample_of_it() -> None:
 
 
 def test_a_sample_reaches_to_the_end_of_a_set_that_is_sorted() -> None:
-    # Folder by folder, photographs last: a third of the set, but no part of its first thousand.
+    # Folder by folder, photographs last: nearly half of the set, and no part of its first thousand.
     pictures = torch.cat([textures(1000), photographs(900)])
     everything, some = choose_domain(pictures), choose_domain(textures(1000))
     assert everything.reason != some.reason
