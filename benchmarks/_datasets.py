@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from spiceclust.data.datasets import digits, digits_labels
+from spiceclust.data.datasets import digits
+from spiceclust.outputs.evaluate import digits_labels
 
 SUITES = {
     "digits": ["digits"],

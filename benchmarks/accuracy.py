@@ -36,7 +36,7 @@ MEASURES = ("acc", "nmi", "ari")
 def measure(name: str, seed: int, images: NDArray[np.uint8], classes: NDArray[np.int64], runs: Path) -> dict[str, dict]:
     """Scores of every method on one set with one seed."""
     n_clusters = len(np.unique(classes))
-    folder = runs / f"{name}-{seed}"
+    folder = runs / f"{name}-{seed}-{commit()}"  # figures of one commit are never mixed with another's
     start = time.perf_counter()
     request = make_request(n_clusters=n_clusters, seed=seed)
     result = pipeline.fit(open_source(images), request, folder, progress=Plain())
@@ -97,6 +97,12 @@ def table(measured: dict[str, list[dict[str, dict]]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def commit() -> str:
+    """The commit of the code that runs, marked when there are changes on top."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder with the data sets' files")
@@ -111,8 +117,7 @@ def main() -> None:
     for name in arguments.sets or SUITES[arguments.suite]:
         images, classes = load(name, arguments.data)
         measured[name] = [measure(name, seed, images, classes, arguments.runs) for seed in range(arguments.seeds)]
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-        about = f"{date.today()}, commit {commit.stdout.strip()}, torch {torch.__version__}, "
+        about = f"{date.today()}, commit {commit()}, torch {torch.__version__}, "
         about += f"{torch.get_num_threads()} threads, {platform.machine()}, preset quick"
         heading = f"# Accuracy, suite {arguments.suite}\n\n{about}. Mean ± standard deviation over seeds."
         text = f"{heading}\n\n{table(measured)}"

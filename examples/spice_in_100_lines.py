@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from spiceclust.data.datasets import digits, digits_labels
+from spiceclust.data.datasets import digits
 from spiceclust.data.views import Views
 from spiceclust.functional.contrast import enqueue, info_nce
 from spiceclust.functional.fixmatch import fixmatch_loss, fixmatch_schedule
@@ -22,6 +22,7 @@ from spiceclust.functional.reliable import agreement, choose_k, consistency, sel
 from spiceclust.models.encoders import build_encoder
 from spiceclust.models.heads import Classifier, ClusterHeads, build_projection
 from spiceclust.models.momentum import MomentumModel
+from spiceclust.outputs.evaluate import digits_labels
 
 C, B, Q = 10, 64, 448  # clusters, batch, queue
 epochs = int(sys.argv[1]) if len(sys.argv) > 1 else 60

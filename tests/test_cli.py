@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -113,6 +114,35 @@ def test_array_runs_are_scored_by_npz(tmp_path: Path) -> None:
     short = command(tmp_path, "evaluate", "run", "--labels", "short.npz")
     assert short.returncode == 2
     assert short.stderr == "error: short.npz has 9 labels and the run 30 images: they should be equal\n"
+
+
+def test_labels_that_cannot_belong_to_the_run_are_refused(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "rows.npz", labels=np.arange(31))
+    (tmp_path / "bad.npz").write_bytes(b"no archive")
+    np.save(tmp_path / "images.npy", shapes(10)[0])
+    (tmp_path / "tiny.json").write_text(json.dumps(TINY))
+    arrays = str(tmp_path / "arrays")
+    command(tmp_path, "fit", "images.npy", "--clusters", "3", "--out", arrays, "--config", "tiny.json")
+
+    def evaluate(run: str, labels: str) -> str:
+        return rejected(monkeypatch, capsys, "evaluate", run, "--labels", labels)
+
+    assert "counts rows of an array, but this run clustered files" in evaluate(
+        str(place / "run"), f"{tmp_path}/rows.npz"
+    )
+    assert "lie in no folders" in evaluate(arrays, "folders")
+    assert "cannot be read as arrays" in evaluate(arrays, f"{tmp_path}/bad.npz")
+    assert "1797 labels and the run 30 images" in evaluate(arrays, "digits")
+
+
+def test_predict_leaves_out_a_run_inside_the_source(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "photos", tmp_path / "photos")
+    (tmp_path / "tiny.json").write_text(json.dumps(TINY))
+    command(tmp_path, "fit", "photos", "--clusters", "3", "--out", "photos/run", "--config", "tiny.json")
+    done = command(tmp_path, "predict", "photos/run", "photos", "--out", "new.csv")
+    assert done.stdout == "30 images in new.csv, 1 could not be read\n"
 
 
 @pytest.mark.parametrize("arguments", [(), ("--help",)])

@@ -1,4 +1,7 @@
+import copy
 import gc
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -115,9 +118,26 @@ def test_loading_what_is_no_run(tmp_path: Path) -> None:
         Spice.load(tmp_path)
 
 
+@pytest.mark.parametrize("twin", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_copies_and_pickles_outlive_the_model(
+    twin: Callable[[Spice], Spice], images: np.ndarray, tmp_path: Path
+) -> None:
+    model = Spice(3, config=TINY, random_state=0).fit(images)
+    labels, second = model.labels_, twin(model)
+    del model
+    gc.collect()
+    np.testing.assert_array_equal(second.predict(images), labels)
+    second.save(tmp_path / "run")
+    loaded = Spice.load(tmp_path / "run")
+    assert {**loaded.get_params(), "verbose": False} == second.get_params()
+    np.testing.assert_array_equal(clone(loaded).fit(images).labels_, labels)
+
+
 def test_no_temporary_folder_stays(tmp_path: Path, images: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     model = Spice(3, config=TINY, random_state=0).fit(images)
+    model.fit(images)
+    gc.collect()
     assert len(list(tmp_path.iterdir())) == 1
     del model
     gc.collect()

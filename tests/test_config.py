@@ -150,6 +150,7 @@ def test_a_bad_override_is_refused_in_one_line_that_names_the_field(overrides: d
             r"batch_size=200 should be <= the 100 distinct",
         ),
         ({"self_label": {"meta_batch": 101}}, r"self_label.meta_batch=101 should be <= the 100 distinct"),
+        ({"self_label": {"meta_batch": 9}}, r"self_label.meta_batch=9 should be >= 10 clusters"),
         ({"pretrain": {"queue_size": 33}}, r"pretrain.queue_size=33 should be a multiple of pretrain.batch_size=32"),
     ],
 )

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from spiceclust import pipeline
@@ -15,6 +16,7 @@ from spiceclust.errors import ConfigError, RunFolderError, SourceError
 from spiceclust.functional.metrics import score_clusters
 from spiceclust.manifest import read_manifest
 from spiceclust.result import Result
+from spiceclust.training.checkpoint import Artefact
 from synthetic import shapes
 
 TINY = {"pretrain": {"epochs": 1}, "embed": {"cached_views": 2}, "self_label": {"rounds": 12}, "semi": {"steps": 4}}
@@ -149,8 +151,6 @@ def test_labels_in_the_source_change_no_byte(labels: str, tmp_path: Path) -> Non
 
 
 def test_global_random_state_neither_matters_nor_changes(photos: Path, run: Path, tmp_path: Path) -> None:
-    import torch
-
     torch.manual_seed(123)
     before = torch.random.get_rng_state()
     pipeline.fit(open_source(photos), request(), tmp_path / "run")
@@ -291,6 +291,73 @@ def test_a_run_folder_inside_the_source_is_not_clustered(photos: Path, tmp_path:
         pipeline.fit(open_source(source, exclude=run), request(), run)
         Image.new("RGB", (40, 40)).save(run / "contact_sheet.png")
     assert not any(row.path.startswith("run/") for row in read_manifest(run))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_fit_and_predict_on_a_gpu(photos: Path, tmp_path: Path) -> None:
+    fitted = pipeline.fit(open_source(photos), request(), tmp_path / "run", device="cuda")
+    predicted = pipeline.predict(tmp_path / "run", open_source(photos), device="cuda")
+    np.testing.assert_array_equal(predicted.labels, fitted.labels)
+
+
+def test_what_follows_a_remade_stage_is_made_again(
+    photos: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another machine may remake stage 1 with other weights: no later stage may keep what it made from the old ones."""
+    other = tmp_path / "run"
+    shutil.copytree(run, other)
+    (other / "1-pretrain/done.json").unlink()
+    plain = pipeline.pretrain.run
+
+    def elsewhere(*arguments: Any) -> Artefact:
+        made = plain(*arguments)
+        return Artefact({name: tensor * 1.001 for name, tensor in made.tensors.items()}, made.facts)
+
+    monkeypatch.setattr("spiceclust.pipeline.pretrain.run", elsewhere)
+    pipeline.fit(open_source(photos), request(), other)
+    for stage in STAGES[1:]:
+        keys = [json.loads((folder / stage / "done.json").read_text())["key"] for folder in (run, other)]
+        assert keys[0] != keys[1], stage
+
+
+def test_another_version_makes_every_stage_again(
+    photos: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "run"
+    shutil.copytree(run, other)
+    monkeypatch.setattr("spiceclust.pipeline.VERSION", "9.9.9")
+    pipeline.fit(open_source(photos), request(), other)
+    for stage in STAGES:
+        keys = [json.loads((folder / stage / "done.json").read_text())["key"] for folder in (run, other)]
+        assert keys[0] != keys[1], stage
+
+
+def test_a_stray_file_makes_no_other_run(photos: Path, run: Path, tmp_path: Path) -> None:
+    source, again = tmp_path / "photos", tmp_path / "run"
+    shutil.copytree(photos, source)
+    shutil.copytree(run, again)
+    (source / "Thumbs.db").write_bytes(b"")
+    pipeline.fit(open_source(source), request(), again)
+    assert (again / "clusters.csv").read_bytes() == (run / "clusters.csv").read_bytes()
+    assert "Thumbs.db" in {row.path for row in read_manifest(again)}
+
+
+def test_what_a_kill_during_the_first_write_leaves_is_no_obstacle(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / ".unfinished-abc").write_bytes(b"half")
+    assert pipeline.fit(open_source(photos), request(), tmp_path).run["state"] == "done"
+
+
+@pytest.mark.parametrize("content", ['{"config": 3}', '{"config": null}', "{}"])
+def test_a_run_json_without_a_config_is_refused(content: str, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(RunFolderError, match=r"is damaged .* fit into a new folder"):
+        pipeline.fit(open_source(photos), request(), tmp_path)
+
+
+def test_a_folder_name_that_no_file_system_takes_is_refused(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="choose another folder"):
+        pipeline.fit(open_source(photos), request(), tmp_path / ("x" * 300))
 
 
 @pytest.mark.parametrize("preset", ["standard", "paper"])

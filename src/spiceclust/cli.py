@@ -14,9 +14,8 @@ from typer.exceptions import TyperException
 from spiceclust.errors import ConfigError, InputError, SpiceError
 
 INTERRUPTED = 130
-SPINS = (
-    "20000"  # of a waiting OpenMP thread: endless ones, the default, starve a run beside a busy program (docs/log.md)
-)
+# Spins of a waiting OpenMP thread: without end, the default, a busy neighbour starves the run (docs/log.md).
+SPINS = "20000"
 
 app = typer.Typer(
     help="Sort unlabelled images into semantic clusters with SPICE. Add --debug to any command for tracebacks.",
@@ -101,7 +100,7 @@ def predict(
     from spiceclust.data.sources import open_source
     from spiceclust.progress import for_stderr
 
-    result = pipeline.predict(run, open_source(source), device=device, progress=for_stderr())
+    result = pipeline.predict(run, open_source(source, exclude=run), device=device, progress=for_stderr())
     write_table(out, result)
     unread = [row for row in result.rows if row.status == "quarantined"]
     for row in unread:
@@ -140,7 +139,9 @@ def main() -> None:
     except SpiceError as error:
         _fail(str(error), 2 if isinstance(error, InputError) else 1)
     except KeyboardInterrupt:
-        _fail("interrupted: finished stages are kept; the same command again goes on from there", 130)
+        _fail("interrupted: give the same command again to go on; finished stages are kept", 130)
+    except OSError as error:
+        _fail(f"{error.filename or 'a file'} cannot be read or written ({error.strerror})", 2)
     except Exception as error:
         _fail(f"{type(error).__name__}: {error}. This should not happen: add --debug for the traceback.", 1)
 

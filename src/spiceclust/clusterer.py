@@ -26,6 +26,24 @@ from spiceclust.result import Result
 ImagesLike = str | Path | NDArray[Any] | Sequence[str | Path]
 
 
+class _Workspace:
+    """A temporary run folder that lives as long as a model uses it, and goes along with its copies and pickles."""
+
+    def __init__(self) -> None:
+        self.run = Path(tempfile.mkdtemp(prefix="spiceclust-"))
+        weakref.finalize(self, shutil.rmtree, self.run, ignore_errors=True)
+
+    def __getstate__(self) -> dict[str, bytes]:
+        files = [path for path in self.run.rglob("*") if path.is_file()]
+        return {path.relative_to(self.run).as_posix(): path.read_bytes() for path in files}
+
+    def __setstate__(self, state: dict[str, bytes]) -> None:
+        _Workspace.__init__(self)
+        for name, content in state.items():
+            (self.run / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.run / name).write_bytes(content)
+
+
 class Spice(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     """Sorts unlabelled images into semantic clusters (Niu et al. 2022).
 
@@ -93,15 +111,10 @@ class Spice(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             TrainingError: a stage could not go on.
         """
         request, source = self._request(), open_source(X)
-        run = Path(tempfile.mkdtemp(prefix="spiceclust-"))
-        remove = weakref.finalize(self, shutil.rmtree, run, ignore_errors=True)  # lives as long as the model
-        try:
-            progress = for_stderr() if self.verbose else None
-            result = pipeline.fit(source, request, run, device=self.device, progress=progress)
-        except BaseException:
-            remove()
-            raise
-        self._adopt(run, result)
+        workspace = _Workspace()
+        progress = for_stderr() if self.verbose else None
+        result = pipeline.fit(source, request, workspace.run, device=self.device, progress=progress)
+        self._adopt(workspace, result)
         return self
 
     def predict(self, X: ImagesLike) -> NDArray[np.int64]:
@@ -117,7 +130,7 @@ class Spice(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         return pipeline.transform(self._run_folder(), open_source(X), device=self.device)
 
     def save(self, folder: str | Path) -> None:
-        """Copies the run folder to `folder`, which must be new or empty.
+        """Copies the run folder to `folder`, which must be new or empty; `contact_sheet` draws what the command adds.
 
         Raises:
             RunFolderError: there are files in it, or it cannot be written.
@@ -140,14 +153,13 @@ class Spice(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         """
         run = Path(folder)
         result = Result.load(run)
-        config = result.run["config"]
-        names = ("n_clusters", "preset", "encoder", "views", "image_size")
-        model = cls(**{name: config[name] for name in names}, random_state=config["seed"])
+        asked = dict(result.run["request"])
+        model = cls(random_state=asked.pop("seed"), config=asked.pop("overrides") or None, **asked)
         model._adopt(run, result)
         return model
 
-    def _adopt(self, run: Path, result: Result) -> None:
-        self._run = run
+    def _adopt(self, home: _Workspace | Path, result: Result) -> None:
+        self._home = home
         self.result_ = result
         self.labels_ = result.labels
         self.probabilities_ = result.probabilities
@@ -158,9 +170,9 @@ class Spice(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         return pipeline.predict(self._run_folder(), open_source(X), device=self.device)
 
     def _run_folder(self) -> Path:
-        if not hasattr(self, "_run"):
+        if not hasattr(self, "_home"):
             raise NotFittedError("this Spice is not fitted yet: call fit, or Spice.load on a run folder")
-        return self._run
+        return self._home if isinstance(self._home, Path) else self._home.run
 
     def _request(self) -> Request:
         state = self.random_state

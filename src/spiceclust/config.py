@@ -30,7 +30,7 @@ class PretrainConfig(_Frozen):
 
     epochs: int = Field(gt=0, description="passes over the N images")
     batch_size: int = Field(gt=1)
-    queue_size: int = Field(gt=0, description="past keys kept as negatives; about N / 4, since more are stale copies")
+    queue_size: int = Field(gt=0, description="past keys, the negatives; N / 4 or one batch, since more are stale")
     key_momentum: float = Field(ge=0, lt=1)
     temperature: float = Field(gt=0)
     projection_dim: int = Field(default=128, gt=0)
@@ -146,13 +146,14 @@ def standard(n: int, c: int) -> dict[str, Any]:
 
 
 def paper(n: int, c: int) -> dict[str, Any]:
-    """The published schedule (method.md): ResNet-34, 1,000 epochs, M = 100 C, K = 100, 2^20 FixMatch steps."""
+    """The published schedule: ResNet-34, 1,000 epochs, M = 100 C, five passes, K up to 100, 2^20 FixMatch steps."""
+    batch = _power_of_two(n / 8, min(32, n), 128)
     return {
         "backbone": "resnet34",
         "pretrain": {
             "epochs": 1000,
-            "batch_size": _power_of_two(n / 8, min(32, n), 128),
-            "queue_size": _queue(n, _power_of_two(n / 8, min(32, n), 128)),
+            "batch_size": batch,
+            "queue_size": _queue(n, batch),
             "key_momentum": 0.999,
             "temperature": 0.2,
             "learning_rate": 0.015,
@@ -160,8 +161,8 @@ def paper(n: int, c: int) -> dict[str, Any]:
             "warmup": 0.0,
         },
         "embed": {"cached_views": 40},
-        "self_label": {**_heads(n, c), "partition_rounds": 0},
-        "select": {"max_neighbors": min(100, _max_neighbors(n, c)), "agreement": 0.95},
+        "self_label": {**_heads(n, c), "partition_rounds": 0, "passes": 5},
+        "select": {"max_neighbors": _max_neighbors(n, c)},
         "semi": {"steps": 2**20, "batch_size": 64},
     }
 
@@ -223,6 +224,9 @@ def resolve(request: Request, facts: Facts) -> FitConfig:
         "channels": facts.channels,
         **PRESETS[request.preset](n, c),
     }
+    batch_size = _given(request.overrides, "pretrain", "batch_size")
+    if isinstance(batch_size, int) and batch_size > 0:
+        values["pretrain"]["queue_size"] = _queue(n, batch_size)  # follows, unless it is given too
     for key, value in request.overrides.items():
         values[key] = {**values[key], **value} if isinstance(value, dict) and isinstance(values[key], dict) else value
     config = _validated(FitConfig, values)
@@ -230,12 +234,19 @@ def resolve(request: Request, facts: Facts) -> FitConfig:
         size = getattr(getattr(config, stage), field)
         if size > n:
             raise ConfigError(f"config: {stage}.{field}={size} should be <= the {n} distinct readable images")
+    if config.self_label.meta_batch < c:
+        raise ConfigError(f"config: self_label.meta_batch={config.self_label.meta_batch} should be >= {c} clusters")
     if config.pretrain.queue_size % config.pretrain.batch_size:
         raise ConfigError(
             f"config: pretrain.queue_size={config.pretrain.queue_size} should be a multiple of "
-            f"pretrain.batch_size={config.pretrain.batch_size}: give both"
+            f"pretrain.batch_size={config.pretrain.batch_size}: leave it out, and it follows"
         )
     return config
+
+
+def _given(overrides: dict[str, Any], stage: str, field: str) -> Any:
+    part = overrides.get(stage)
+    return part.get(field) if isinstance(part, dict) else None
 
 
 def _validated(model: type[M], values: dict[str, Any]) -> M:

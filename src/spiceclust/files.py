@@ -11,10 +11,24 @@ from typing import Any
 
 from spiceclust.errors import RunFolderError
 
+UNFINISHED = ".unfinished-"  # how the temporary files begin that a killed process leaves behind
+DAMAGED = "restore it, or fit into a new folder"
+
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes `content` to `path` in one atomic step; an existing file is replaced or left as it was."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".unfinished-")
+    """Writes `content` to `path` in one atomic step; an existing file is replaced or left as it was.
+
+    Raises:
+        RunFolderError: no space, no permission, no such folder, or the device failed.
+    """
+    try:
+        _replace(path, content)
+    except OSError as error:
+        raise RunFolderError(f"{path} cannot be written ({error.strerror}): free it or choose another folder") from None
+
+
+def _replace(path: Path, content: bytes) -> None:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -48,9 +62,9 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise RunFolderError(f"{path} is missing") from None
     except (ValueError, OSError) as error:
-        raise RunFolderError(f"{path} is damaged and cannot be read ({error})") from None
+        raise RunFolderError(f"{path} is damaged ({error}): {DAMAGED}") from None
     if not isinstance(content, dict):
-        raise RunFolderError(f"{path} is damaged: expected a JSON object, found {type(content).__name__}")
+        raise RunFolderError(f"{path} is damaged: expected a JSON object, found {type(content).__name__}: {DAMAGED}")
     return content
 
 

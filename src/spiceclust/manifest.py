@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from spiceclust.errors import RunFolderError
-from spiceclust.files import write_bytes, write_text
+from spiceclust.files import DAMAGED, write_bytes, write_text
 
 Status = Literal["ok", "quarantined", "duplicate"]
 
@@ -75,4 +75,4 @@ def read_manifest(folder: Path) -> list[Row]:
     except FileNotFoundError:
         raise RunFolderError(f"{path} is missing: run `spiceclust fit` into {folder} again to finish it") from None
     except (pa.ArrowException, TypeError, OSError) as error:
-        raise RunFolderError(f"{path} is damaged and cannot be read ({error})") from None
+        raise RunFolderError(f"{path} is damaged ({error}): {DAMAGED}") from None

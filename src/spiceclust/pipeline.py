@@ -26,7 +26,7 @@ from spiceclust.data.domain import DomainChoice, choose_domain
 from spiceclust.data.images import Images, load
 from spiceclust.data.sources import Source
 from spiceclust.errors import RunFolderError
-from spiceclust.files import read_json, sha256_json, write_json
+from spiceclust.files import DAMAGED, UNFINISHED, read_json, sha256_json, write_json
 from spiceclust.manifest import write_manifest
 from spiceclust.models.encoders import build_encoder
 from spiceclust.models.heads import Classifier, build_head
@@ -75,10 +75,10 @@ def fit(
     _say_start(images, config, why, context)
 
     run = _Run(folder, config, images, context)
-    run.record.update(source=source.description, source_root=source.root, views=why)
+    run.record.update(request=request.model_dump(), source=source.description, source_root=source.root, views=why)
     _make(folder)
+    write_json(folder / "run.json", run.record)  # first: it is what makes the folder a run
     write_manifest(folder, images.rows)
-    write_json(folder / "run.json", run.record)
     return run.execute(pixels.to(context.device))
 
 
@@ -166,7 +166,7 @@ def load_model(folder: Path, device: torch.device) -> Model:
         classifier.load_state_dict(tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise RunFolderError(f"{folder / 'model'} is damaged: {reason}; fit into a new folder") from None
+        raise RunFolderError(f"{folder / 'model'} is damaged ({reason}): {DAMAGED}") from None
     return Model(classifier.to(device), size, channels, device)
 
 
@@ -175,7 +175,7 @@ class _Run:
 
     def __init__(self, folder: Path, config: FitConfig, images: Images, context: Context) -> None:
         self.folder, self.config, self.images, self.context = folder, config, images, context
-        self.key = images.fingerprint
+        self.digest = sha256_json([images.fingerprint, VERSION])
         self.metrics: dict[str, Any] = {}
         self.record: dict[str, Any] = {
             "state": "running",
@@ -193,7 +193,7 @@ class _Run:
         config, context = self.config, self.context
         shape = ["encoder", "backbone", "views", "image_size", "channels", "seed"]
         pretrained = self._stage("1-pretrain", [*shape, "pretrain"], lambda: pretrain.run(pixels, config, context))
-        encoder = pretrain.new_encoder(pixels, config, context)
+        encoder = pretrain.new_encoder(pixels, config, context).to(context.device)
         encoder.load_state_dict(dict(pretrained.tensors))
         embedded = self._stage("2-embed", ["embed"], lambda: embed.run(pixels, encoder, config, context))
         neighbors = embedded.tensors["neighbors"]
@@ -234,10 +234,11 @@ class _Run:
         return result
 
     def _stage(self, name: str, fields: list[str], compute: Callable[[], Artefact]) -> Artefact:
-        """Runs or skips one stage; its key holds everything that the stages before it depended on."""
+        """Runs or skips the next stage; its key holds what the one before it made, and through that all before."""
         values = self.config.model_dump()
-        self.key = sha256_json([name, self.key, {field: values[field] for field in fields}])
-        finished = run_stage(self.folder / name, self.key, self.context.device, compute)
+        key = sha256_json([name, self.digest, {field: values[field] for field in fields}])
+        finished = run_stage(self.folder / name, key, self.context.device, compute)
+        self.digest = sha256_json([key, finished.digest])
         self.record["seconds"][name] = round(finished.seconds, 2)
         how = "already there" if finished.resumed else f"in {clock(finished.seconds)}"
         self.context.progress.say(f"{name} done, {how}")
@@ -246,15 +247,18 @@ class _Run:
 
 def _look_at(folder: Path) -> dict[str, Any] | None:
     """Refuses a folder that cannot be used, and returns the run.json of an earlier call, if there is one."""
-    if folder.is_dir():
-        contents = sorted(entry.name for entry in folder.iterdir())
-        if contents and "run.json" not in contents:
-            raise RunFolderError(
-                f"{folder} holds other files ({contents[0]}, ...) and no run.json: choose an empty or new folder"
-            )
-        if contents:
-            return read_json(folder / "run.json")
-    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    try:
+        if folder.is_dir():
+            contents = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith(UNFINISHED))
+            if contents and "run.json" not in contents:
+                raise RunFolderError(
+                    f"{folder} holds other files ({contents[0]}, ...) and no run.json: choose an empty or new folder"
+                )
+            if contents:
+                return read_json(folder / "run.json")
+        existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    except OSError as error:
+        raise RunFolderError(f"{folder} cannot be opened ({error.strerror}): choose another folder") from None
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise RunFolderError(f"{folder} cannot be made or written, because of {existing}: choose another folder")
     return None
@@ -275,7 +279,9 @@ def _refuse_differences(
     """Raises RunFolderError when the run in `folder` has another value for any field of `config`, or other images."""
     if earlier is None:
         return
-    known, wanted = _flatten(earlier.get("config", {})), _flatten(config)
+    if not isinstance(earlier.get("config"), dict):
+        raise RunFolderError(f"{folder / 'run.json'} is damaged (no config in it): {DAMAGED}")
+    known, wanted = _flatten(earlier["config"]), _flatten(config)
     if fingerprint is not None and earlier.get("images") != fingerprint:
         different = ["its images were others"]
     else:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spiceclust.errors import RunFolderError
-from spiceclust.files import read_json, write_bytes, write_json, write_text
+from spiceclust.files import DAMAGED, read_json, write_bytes, write_json, write_text
 from spiceclust.manifest import Row, read_manifest
 
 
@@ -103,11 +103,12 @@ class Result:
                 metrics=read_json(folder / "metrics.json"),
             )
         except (SafetensorError, OSError) as error:
-            raise RunFolderError(f"{path} is damaged and cannot be read ({error})") from None
+            raise RunFolderError(f"{path} is damaged ({error}): {DAMAGED}") from None
         except KeyError as error:
-            raise RunFolderError(f"{path} is damaged: it has no array {error}") from None
+            raise RunFolderError(f"{path} is damaged (no array {error}): {DAMAGED}") from None
         if len(rows) != len(result.labels):
             raise RunFolderError(
-                f"{folder} is damaged: images.parquet has {len(rows)} rows, result.safetensors {len(result.labels)}"
+                f"{folder} is damaged (images.parquet has {len(rows)} rows, result.safetensors {len(result.labels)}): "
+                f"{DAMAGED}"
             )
         return result

@@ -1,7 +1,8 @@
 import numpy as np
 from sklearn.datasets import load_digits
 
-from spiceclust.data.datasets import digits, digits_labels
+from spiceclust.data.datasets import digits
+from spiceclust.outputs.evaluate import digits_labels
 
 
 def test_digits_are_the_images_of_scikit_learn_over_the_whole_range() -> None:

@@ -105,6 +105,16 @@ def test_an_elastic_displacement_moves_smoothly_and_a_constant_one_shifts() -> N
     torch.testing.assert_close(moved[1, :, :, :7], image[1, :, :, 1:], rtol=0, atol=1e-5)
 
 
+def test_an_elastic_displacement_moves_where_it_is() -> None:
+    # The left edge is moved one of eight pixels down, the right edge not at all.
+    left = torch.zeros(1, 2, 4, 4)
+    left[:, 1, :, 0] = -0.25
+    image = noise(1)
+    moved = augment.resample(image, affine(), left, "reflection")
+    torch.testing.assert_close(moved[0, 0, 1:, 0], image[0, 0, :7, 0], rtol=0, atol=1e-5)
+    torch.testing.assert_close(moved[..., 7], image[..., 7], rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("ground", [0.0, 1.0, 0.35])
 def test_what_comes_in_beside_a_glyph_is_its_ground_even_where_ink_touches_the_edge(ground: float) -> None:
     images = torch.full((1, 1, 16, 16), ground)

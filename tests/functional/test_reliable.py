@@ -18,12 +18,16 @@ def slow_agreement(labels: list[int], neighbors: list[list[int]]) -> list[Fracti
     ]
 
 
-def slow_consistency(labels: list[int], neighbors: list[list[int]]) -> Fraction:
-    """Mean agreement over what chance gives: two images drawn with replacement have one label with probability a0."""
+def slow_consistency(labels: list[int], neighbors: list[list[int]], clusters: int) -> Fraction:
+    """Mean agreement over what chance gives: two images drawn with replacement have one label with probability a0.
+
+    Times the share of the clusters that hold images.
+    """
     n = len(labels)
     chance = Fraction(sum(labels[i] == labels[j] for i in range(n) for j in range(n)), n * n)
     mean = sum(slow_agreement(labels, neighbors), Fraction(0)) / n
-    return Fraction(0) if chance == 1 else (mean - chance) / (1 - chance)
+    filled = Fraction(len(set(labels)), clusters)
+    return Fraction(0) if chance == 1 else (mean - chance) / (1 - chance) * filled
 
 
 def slow_choose_k(labels: list[int], neighbors: list[list[int]], threshold: Fraction) -> int:
@@ -111,16 +115,17 @@ def test_shares_of_neighbours_meet_a_decimal_threshold_exactly(k: int, threshold
 def test_consistency_is_its_slow_twin(labelling: tuple[list[int], list[list[int]], int]) -> None:
     labels, neighbors, clusters = labelling
     found = consistency(torch.tensor(labels), torch.tensor(neighbors), clusters)
-    assert found == pytest.approx(float(slow_consistency(labels, neighbors)), abs=1e-6)
+    assert found == pytest.approx(float(slow_consistency(labels, neighbors, clusters)), abs=1e-6)
 
 
 @pytest.mark.parametrize(
     ("labels", "neighbors", "expected"),
     [
-        ([0, 0, 1, 1], [1, 0, 3, 2], 1),  # a = 1
-        ([0, 0, 1, 1], [2, 3, 0, 1], -1),  # a = 0, a0 = 1/4 + 1/4: (0 - 1/2) / (1/2)
+        ([0, 0, 1, 1], [1, 0, 3, 2], 1 / 2),  # a = 1; 2 of 4 clusters hold images
+        ([0, 0, 1, 1], [2, 3, 0, 1], -1 / 2),  # a = 0, a0 = 1/4 + 1/4: (0 - 1/2) / (1/2) * 2/4
+        ([0, 1, 2, 3], [0, 1, 2, 3], 1),  # a = 1, and every cluster holds one
         ([0, 0, 1, 1], [1, 2, 3, 0], 0),  # a = 1/2 = a0
-        ([0, 0, 0, 1], [1, 0, 0, 0], 1 / 3),  # a = 3/4, a0 = 9/16 + 1/16 = 5/8: (1/8) / (3/8)
+        ([0, 0, 0, 1], [1, 0, 0, 0], 1 / 6),  # a = 3/4, a0 = 9/16 + 1/16 = 5/8: (1/8) / (3/8) * 2/4
         ([0, 0, 0, 0], [1, 0, 0, 0], 0),  # one cluster says nothing
         ([0, 1, 2, 3], [1, 0, 0, 0], -1 / 3),  # a = 0, a0 = 4/16: -(1/4) / (3/4)
     ],
@@ -153,8 +158,10 @@ def test_consistency_ignores_the_names_of_clusters_and_the_order_of_images(
     labels, neighbors, clusters = torch.tensor(labelling[0]), torch.tensor(labelling[1]), labelling[2]
     generator = torch.Generator().manual_seed(seed)
     score = consistency(labels, neighbors, clusters)
-    names = torch.randperm(clusters + 2, generator=generator)
-    assert consistency(names[labels], neighbors, clusters + 2) == pytest.approx(score, abs=1e-9)
+    names = torch.randperm(clusters, generator=generator)
+    assert consistency(names[labels], neighbors, clusters) == pytest.approx(score, abs=1e-9)
+    with_two_empty = consistency(labels, neighbors, clusters + 2)
+    assert with_two_empty == pytest.approx(score * clusters / (clusters + 2), abs=1e-9)
     order = torch.randperm(len(labels), generator=generator)
     assert consistency(labels[order], order.argsort()[neighbors[order]], clusters) == pytest.approx(score, abs=1e-6)
 
@@ -189,7 +196,7 @@ def test_choose_k_takes_shares_that_reach_the_threshold() -> None:
 
 
 @pytest.mark.parametrize(
-    ("most", "expected"), [(1, 1), (3, 3), (4, 4), (5, 5), (7, 5), (10, 10), (99, 70), (100, 100), (300, 200)]
+    ("most", "expected"), [(1, 1), (3, 3), (4, 4), (5, 5), (7, 5), (10, 10), (99, 70), (100, 100), (300, 100)]
 )
 def test_when_all_agree_the_largest_of_the_grid_is_chosen(most: int, expected: int) -> None:
     labels = torch.zeros(8, dtype=torch.int64)

@@ -15,14 +15,3 @@ def digits() -> NDArray[np.uint8]:
     from sklearn.datasets import load_digits
 
     return np.asarray(np.rint(load_digits().images * (255 / 16)), dtype=np.uint8)
-
-
-def digits_labels() -> NDArray[np.int64]:
-    """The true classes of `digits()`. Only `evaluate` and the benchmarks may call this, after all choices are made.
-
-    Returns:
-        (1797,) int64 in [0, 10), in the order of `digits()`.
-    """
-    from sklearn.datasets import load_digits
-
-    return np.asarray(load_digits().target, dtype=np.int64)

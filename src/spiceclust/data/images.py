@@ -34,7 +34,7 @@ class Images:
         rows: the manifest, length n, in the order of the source.
         pixels: (N, channels, size, size) uint8, C-contiguous: each distinct readable image once.
         index: (n,) int64, each row's position in `pixels`; duplicates share one, quarantined rows have -1.
-        fingerprint: hexadecimal SHA-256 over paths, statuses and contents.
+        fingerprint: hexadecimal SHA-256 over paths, statuses and contents of the readable rows.
     """
 
     rows: list[Row]
@@ -116,5 +116,7 @@ def _is_grey(picture: NDArray[np.uint8]) -> bool:
 def _fingerprint(rows: list[Row]) -> str:
     digest = hashlib.sha256()
     for row in rows:
+        if row.status == "quarantined":
+            continue  # a stray Thumbs.db makes no other run
         digest.update(f"{row.path}\0{row.status}\0{row.sha256}\n".encode())
     return digest.hexdigest()

@@ -17,7 +17,7 @@ def nearest_neighbors(embeddings: Tensor, k: int, tile_bytes: int = TILE_BYTES) 
     Args:
         embeddings: (N, D) float32, L2-normalised.
         k: K, at most N - 1.
-        tile_bytes: memory for the similarities of one tile; it changes the speed, not the result.
+        tile_bytes: memory for the similarities of one tile; it changes the speed, and the result by rounding only.
 
     Returns:
         (N, K) int64 neighbours from the nearest on, the image itself left out, and (N, K) float32 their cosines.

@@ -28,7 +28,7 @@ def prototypes(embeddings: Tensor, probabilities: Tensor, quotas: Tensor, ratio:
     Returns:
         (H, C, D) float.
     """
-    taken = (quotas * ratio).long().clamp(min=1)
+    taken = (quotas.double() * ratio + 1e-9).long().clamp(min=1)  # 0.53 * 100 is 53, whatever the last bit
     ranks = _ranks(probabilities)
     weights = (ranks < taken.to(ranks.device)).to(embeddings.dtype)
     return F.normalize(weights.transpose(1, 2) @ embeddings, dim=2)

@@ -5,11 +5,14 @@ SPICE section III-C. N images, K neighbours, C clusters.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 LEAST_CONFIDENT = 0.1  # share of a cluster's agreeing images that is left out for lack of confidence
-NEIGHBOR_GRID = (5, 10, 20, 30, 50, 70, 100, 150, 200)
+ROUNDING = 1e-9  # a product such as 0.07 * 100 may exceed 7 by this little
+NEIGHBOR_GRID = (5, 10, 20, 30, 50, 70, 100)
 
 
 def agreement(labels: Tensor, neighbors: Tensor) -> Tensor:
@@ -23,9 +26,11 @@ def agreement(labels: Tensor, neighbors: Tensor) -> Tensor:
 
 
 def consistency(labels: Tensor, neighbors: Tensor, n_clusters: int) -> float:
-    """Mean agreement corrected for chance, in [-1, 1]: (a - a0) / (1 - a0) with a0 = sum of squared cluster shares.
+    """Mean agreement corrected for chance, times the share of the C clusters that hold images.
 
-    A labelling that puts everything into one cluster agrees everywhere and says nothing: it scores 0.
+    (a - a0) / (1 - a0) with a0 the sum of squared cluster shares: at most 1, about 0 for labels that ignore the
+    neighbours. A labelling that puts everything into one cluster agrees everywhere and says nothing: it scores 0. One
+    that merges two of C clusters agrees as well as the right one or better, but leaves a cluster empty.
 
     Args:
         labels: (N,) int64 in [0, C).
@@ -33,10 +38,11 @@ def consistency(labels: Tensor, neighbors: Tensor, n_clusters: int) -> float:
         n_clusters: C.
     """
     shares = torch.bincount(labels, minlength=n_clusters).double() / len(labels)
+    filled = int((shares > 0).sum()) / n_clusters
     chance = float((shares**2).sum())
     if chance >= 1:
         return 0.0
-    return (float(agreement(labels, neighbors).double().mean()) - chance) / (1 - chance)
+    return (float(agreement(labels, neighbors).double().mean()) - chance) / (1 - chance) * filled
 
 
 def choose_k(labels: Tensor, neighbors: Tensor, threshold: float) -> int:
@@ -85,7 +91,7 @@ def select_reliable(
         agrees = agreements[members] >= threshold
         if agrees.any():
             agrees &= confidence[members] >= confidence[members][agrees].quantile(LEAST_CONFIDENT)
-        least = max(1, int(floor * len(members)))
+        least = max(1, math.ceil(floor * len(members) - ROUNDING))
         if int(agrees.sum()) < least:
             by_confidence = members[confidence[members].argsort(descending=True, stable=True)]
             order = by_confidence[agreements[by_confidence].argsort(descending=True, stable=True)]

@@ -142,7 +142,7 @@ def build_encoder(
     """
     make = choose(BACKBONES, name, "backbone")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs too
         backbone, n_features = make(channels, image_size)
         for module in backbone.modules():
             if isinstance(module, nn.Conv2d):

@@ -17,7 +17,7 @@ from spiceclust.models.encoders import Encoder
 def build_projection(n_features: int, dim: int, seed: int) -> nn.Module:
     """The two-layer projection of MoCo v2 (Chen et al. 2020): (B, D) to (B, dim)."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         return nn.Sequential(nn.Linear(n_features, n_features), nn.ReLU(), nn.Linear(n_features, dim))
 
 

@@ -6,11 +6,13 @@ n images scored.
 from __future__ import annotations
 
 import csv
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spiceclust.errors import SourceError
 from spiceclust.files import write_json
@@ -56,28 +58,48 @@ def read_truth(labels: str, result: Result) -> dict[str, str]:
         result: the run.
 
     Raises:
-        SourceError: the file is missing, or has no such columns, or another number of labels than the run has images.
+        SourceError: the file cannot be read, has no such columns, or cannot belong to the run: labels by row want a run
+            of an array with as many images, and `folders` a run of files.
     """
     paths = [row.path for row in result.rows]
     if labels == "folders":
+        if _of_array(paths):
+            raise SourceError("--labels folders: this run clustered an array, whose images lie in no folders")
         top = PurePosixPath(result.run.get("source_root", "")).name
         return {path: PurePosixPath(path).parent.name or top for path in paths}
     if labels == "digits":
-        from spiceclust.data.datasets import digits_labels
-
         return _by_row(paths, digits_labels().tolist(), labels)
     file = Path(labels)
     if not file.is_file():
         raise SourceError(f"--labels {labels}: no such file; give a .csv, a .npz, or one of the words folders, digits")
     if file.suffix.lower() == ".npz":
-        with np.load(file, allow_pickle=False) as archive:
-            if "labels" not in archive:
-                raise SourceError(f"{file} has no array `labels`: it has {', '.join(archive) or 'nothing'}")
-            return _by_row(paths, archive["labels"].tolist(), labels)
+        try:
+            with np.load(file, allow_pickle=False) as archive:
+                names, values = list(archive), archive["labels"].tolist() if "labels" in archive else None
+        except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            raise SourceError(f"{file} cannot be read as arrays ({error})") from None
+        if values is None:
+            raise SourceError(f"{file} has no array `labels`: it has {', '.join(names) or 'nothing'}")
+        return _by_row(paths, values, labels)
     return _from_csv(file, paths, result.run.get("source_root", ""))
 
 
+def digits_labels() -> NDArray[np.int64]:
+    """(1797,) int64: what the built-in digits are. Here, above every stage, so that none can reach them."""
+    from sklearn.datasets import load_digits
+
+    return np.asarray(load_digits().target, dtype=np.int64)
+
+
+def _of_array(paths: list[str]) -> bool:
+    return paths == [str(i) for i in range(len(paths))]
+
+
 def _by_row(paths: list[str], labels: list[Any], name: str) -> dict[str, str]:
+    if not _of_array(paths):
+        raise SourceError(
+            f"--labels {name} counts rows of an array, but this run clustered files: give a .csv or folders"
+        )
     if len(labels) != len(paths):
         raise SourceError(f"{name} has {len(labels)} labels and the run {len(paths)} images: they should be equal")
     return dict(zip(paths, map(str, labels), strict=True))
@@ -92,7 +114,7 @@ def _from_csv(file: Path, paths: list[str], source: str) -> dict[str, str]:
             if "path" not in fields or column is None:
                 raise SourceError(f"{file} has the columns {', '.join(fields) or 'none'}: it needs path and label")
             given = {str(row["path"]): row[column] for row in reader if row[column]}
-    except (UnicodeDecodeError, csv.Error) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise SourceError(f"{file} is not a readable .csv ({error})") from None
     folder = PurePosixPath(source)
     truth = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +26,8 @@ def check_table_path(path: Path) -> None:
     choose(WRITERS, path.suffix.lower(), "kind of table")
     if not path.absolute().parent.is_dir():
         raise RunFolderError(f"{path} cannot be written: the folder {path.parent} is not there; make it first")
+    if path.is_dir() or not os.access(path.absolute().parent, os.W_OK):
+        raise RunFolderError(f"{path} cannot be written: give another file")
 
 
 def write_table(path: Path, result: Result) -> None:

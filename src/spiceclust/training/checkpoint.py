@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from spiceclust.errors import RunFolderError
-from spiceclust.files import read_json, sha256_file, write_bytes, write_json
+from spiceclust.files import DAMAGED, read_json, sha256_file, write_bytes, write_json
 
 FORMAT = 1
 
@@ -37,9 +37,17 @@ class Artefact:
 
 @dataclass(frozen=True)
 class Finished:
-    """A stage that is done: its artefact, how long it took, and whether it was done before this call."""
+    """A stage that is done.
+
+    Attributes:
+        artefact: what it made.
+        digest: SHA-256 of the tensors: what a later stage's key depends on.
+        seconds: how long it took.
+        resumed: whether it was done before this call.
+    """
 
     artefact: Artefact
+    digest: str
     seconds: float
     resumed: bool
 
@@ -58,9 +66,12 @@ def run_stage(folder: Path, key: str, device: torch.device, compute: Callable[[]
         return loaded
     start = time.perf_counter()
     artefact = compute()
-    seconds = time.perf_counter() - start
-    _save(folder, key, artefact, seconds)
-    return Finished(artefact, seconds, resumed=False)
+    seconds = round(time.perf_counter() - start, 3)
+    try:
+        digest = _save(folder, key, artefact, seconds)
+    except OSError as error:
+        raise RunFolderError(f"{folder} cannot be written ({error.strerror}): free it and resume") from None
+    return Finished(artefact, digest, seconds, resumed=False)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -84,25 +95,27 @@ def load_tensors(path: Path, device: torch.device) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise RunFolderError(f"{path} is missing: give the same `spiceclust fit` command again to finish it") from None
     except (SafetensorError, OSError) as error:
-        raise RunFolderError(f"{path} is damaged and cannot be read ({error})") from None
+        raise RunFolderError(f"{path} is damaged ({error}): {DAMAGED}") from None
 
 
-def _save(folder: Path, key: str, artefact: Artefact, seconds: float) -> None:
+def _save(folder: Path, key: str, artefact: Artefact, seconds: float) -> str:
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     save_tensors(folder / "tensors.safetensors", artefact.tensors)
     write_json(folder / "facts.json", artefact.facts)
+    digests = {name: sha256_file(folder / name) for name in ("tensors.safetensors", "facts.json")}
     write_json(
         folder / "done.json",
         {
             "format": FORMAT,
             "key": key,
-            "seconds": round(seconds, 3),
+            "seconds": seconds,
             "torch": torch.__version__,
-            "sha256": {name: sha256_file(folder / name) for name in ("tensors.safetensors", "facts.json")},
+            "sha256": digests,
         },
     )
+    return digests["tensors.safetensors"]
 
 
 def _load(folder: Path, key: str, device: torch.device) -> Finished | None:
@@ -114,6 +127,7 @@ def _load(folder: Path, key: str, device: torch.device) -> Finished | None:
             if sha256_file(folder / name) != digest:
                 return None
         tensors = load_tensors(folder / "tensors.safetensors", device)
-        return Finished(Artefact(tensors, read_json(folder / "facts.json")), float(done["seconds"]), resumed=True)
+        artefact = Artefact(tensors, read_json(folder / "facts.json"))
+        return Finished(artefact, done["sha256"]["tensors.safetensors"], float(done["seconds"]), resumed=True)
     except (RunFolderError, OSError, KeyError, TypeError, ValueError, AttributeError):
         return None  # not done, or damaged: either way it is made again

@@ -43,7 +43,7 @@ def train(
         TrainingError: the loss is not finite.
     """
     base = [group["lr"] for group in optimizer.param_groups]
-    stretch = max(1, steps // CURVE_POINTS)
+    stretch = -(-steps // CURVE_POINTS)
     curve: list[float] = []
     pending: list[Tensor] = []
     with context.progress.task(name, steps) as task:
