@@ -858,10 +858,10 @@ def test_the_fingerprint_tells_contents_names_and_statuses_apart(folder: Path) -
     os.rename(folder / "b.png", folder / "c.png")
     seen.add(read(folder).fingerprint)
     (folder / "empty.png").write_bytes(b"")
-    seen.add(read(folder).fingerprint)
+    assert read(folder).fingerprint in seen  # what cannot be read is clustered in neither run
     save(folder / "empty.png", picture(9))
     seen.add(read(folder).fingerprint)
-    assert len(seen) == 5
+    assert len(seen) == 4
     assert all(len(value) == 64 and int(value, 16) >= 0 for value in seen)
 
 

@@ -1,5 +1,6 @@
 """Every picture gets a flat colour of its own, and the sheet's pixels are read back to see what stands where."""
 
+import errno
 import itertools
 import os
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from spiceclust.errors import ConfigError
+from spiceclust.errors import ConfigError, RunFolderError
 from spiceclust.outputs.contact_sheet import GROUND, PAPER, THUMB, contact_sheet, thumbnail, write_contact_sheet
 from spiceclust.result import Result
 
@@ -255,9 +256,13 @@ def test_a_failure_leaves_the_old_file(
     def fail(*_: object) -> NDArray[np.uint8]:
         raise OSError(broken)
 
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     if broken == "disk":
-        monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match=broken):
+        monkeypatch.setattr(os, "replace", full)
+    error, text = (RunFolderError, "No space left") if broken == "disk" else (OSError, "picture")
+    with pytest.raises(error, match=text):
         write_contact_sheet(path, make_result([0, 0, 1], 2), fail if broken == "picture" else flat)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
