@@ -41,8 +41,8 @@ def demo(
     from spiceclust.result import Result
 
     result = Result.load(out)
-    scores = evaluate(result, read_truth("digits", result))
-    write_scores(out, result, scores)
+    scores, trust = evaluate(result, read_truth("digits", result))
+    write_scores(out, result, scores, trust)
     print(f"accuracy {scores.acc:.3f}, NMI {scores.nmi:.3f}, ARI {scores.ari:.3f} against the true digits, which")
     print("the clustering never saw. Next: spiceclust fit YOUR_FOLDER --clusters 10 --out runs/mine")
 
@@ -118,8 +118,8 @@ def evaluate(
     from spiceclust.result import Result
 
     result = Result.load(run)
-    scores = evaluate(result, read_truth(labels, result))
-    print(json.dumps(write_scores(run, result, scores), indent=2, ensure_ascii=False))
+    scores, trust = evaluate(result, read_truth(labels, result))
+    print(json.dumps(write_scores(run, result, scores, trust), indent=2, ensure_ascii=False))
 
 
 def main() -> None:

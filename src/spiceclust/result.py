@@ -27,7 +27,7 @@ class Result:
         reliable: (n,) bool, True where the neighbours agree with the label (local consistency).
         typicality: (n,) float32 in [-1, 1], cosine similarity of the embedding to its cluster's mean embedding.
         run: run.json: config, versions, seed, source, device, times, choices and their reasons.
-        metrics: metrics.json: label-free scores per stage; after `evaluate` also acc, nmi, ari.
+        metrics: metrics.json: label-free scores per stage; after `evaluate` also acc, nmi, ari, ece, ...
     """
 
     rows: list[Row]

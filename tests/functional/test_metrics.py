@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spiceclust.functional.metrics import Scores, score_clusters
+from spiceclust.functional.metrics import (
+    Scores,
+    Trust,
+    expected_calibration_error,
+    rightly_clustered,
+    score_clusters,
+    score_trust,
+)
 
 
 def slow_accuracy(clusters: list[Any], classes: list[Any]) -> float:
@@ -170,3 +177,70 @@ def test_scores_are_plain_numbers_that_json_takes() -> None:
     found = score([0, 0, 1], ["a", "b", "b"])
     assert [type(value) for value in found] == [float, float, float, int, dict]
     assert {(type(cluster), type(name)) for cluster, name in found.match.items()} == {(int, str)}
+
+
+@given(labellings())
+def test_as_many_are_rightly_clustered_as_the_accuracy_says(labelling: tuple[list[int], list[str]]) -> None:
+    clusters, classes = (np.array(values) for values in labelling)
+    found = score_clusters(clusters, classes)
+    assert rightly_clustered(clusters, classes, found.match).mean() == pytest.approx(found.acc)
+
+
+def test_rightly_clustered_by_hand() -> None:
+    clusters, match = np.array([0, 0, 1, 2]), {0: "7", 1: "3"}  # cluster 2 has no class, not even one called None
+    assert rightly_clustered(clusters, np.array([7, 3, 3, 3]), match).tolist() == [True, False, True, False]
+    assert not rightly_clustered(np.array([2]), np.array(["None"]), match).any()
+
+
+def ece(confidence: list[float], right: list[int], bins: int = 15) -> float:
+    return expected_calibration_error(np.array(confidence), np.array(right, dtype=bool), bins)
+
+
+def slow_ece(confidence: list[float], right: list[bool], bins: int) -> float:
+    """The formula of Guo et al. 2017, bin by bin."""
+    error = 0.0
+    for k in range(bins):
+        inside = [i for i, p in enumerate(confidence) if k / bins < p <= (k + 1) / bins or (k == 0 and p == 0)]
+        if inside:
+            claimed = sum(confidence[i] for i in inside) / len(inside)
+            reached = sum(right[i] for i in inside) / len(inside)
+            error += len(inside) / len(confidence) * abs(reached - claimed)
+    return error
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1) | st.integers(0, 15).map(lambda k: k / 15), st.booleans()), min_size=1),
+    st.integers(1, 20),
+)
+def test_the_calibration_error_is_its_slow_twin(pairs: list[tuple[float, bool]], bins: int) -> None:
+    confidence, right = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    assert ece(confidence, right, bins) == pytest.approx(slow_ece(confidence, right, bins), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("confidence", "right", "bins", "expected"),
+    [
+        ([1, 1, 1], [1, 1, 1], 15, 0),
+        ([1, 1, 1], [0, 0, 0], 15, 1),
+        ([0, 0], [0, 0], 15, 0),  # 0 lies in the first bin
+        ([0.75] * 4, [1, 1, 1, 0], 15, 0),  # three of four right, as claimed
+        ([0.9, 0.9, 0.6, 0.6], [1, 0, 1, 1], 15, 2 / 4 * 0.4 + 2 / 4 * 0.4),  # one bin claims too much, one too little
+        ([0.9, 0.9, 0.6, 0.6], [1, 0, 1, 1], 2, 0),  # in one bin both ways even out: 3/4 claimed, 3/4 right
+        ([0.5, 0.6], [1, 0], 2, 0.5 / 2 + 0.6 / 2),  # an edge belongs to the bin below it
+        ([0.2, 0.4], [0, 1], 1, 0.2),
+    ],
+)
+def test_the_calibration_error_by_hand(confidence: list[float], right: list[int], bins: int, expected: float) -> None:
+    assert ece(confidence, right, bins) == pytest.approx(expected)
+
+
+def test_single_precision_is_no_less_exact() -> None:
+    confidence = np.full(100_001, 0.9, dtype=np.float32)
+    right = np.arange(100_001) % 10 > 0
+    assert expected_calibration_error(confidence, right) == pytest.approx(0.9 - right.mean(), abs=1e-6)
+
+
+def test_trust_by_hand() -> None:
+    right, sure = np.array([True, True, False, True]), np.array([1, 1, 1, 1])
+    assert score_trust(right, sure, np.array([True, True, True, False])) == Trust(0.25, 0.75, pytest.approx(2 / 3))
+    assert score_trust(right, sure, np.zeros(4, dtype=bool)) == Trust(0.25, 0, None)

@@ -1,13 +1,14 @@
 """Scores against true labels.
 
 This is the only module that true labels enter: `evaluate` and the benchmarks call it after training, and an import
-contract keeps it out of every stage.
+contract keeps everything else away from it.
 
 n images, C clusters, L classes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +31,20 @@ class Scores(NamedTuple):
     ari: float
     n: int
     match: dict[int, str]
+
+
+class Trust(NamedTuple):
+    """How far a clustering can be believed in what it says of itself.
+
+    Attributes:
+        ece: expected calibration error in [0, 1] of the confidence.
+        reliable_share: share in [0, 1] of the images that are called reliable.
+        reliable_precision: share in [0, 1] of the reliable images that are right; None when no image is reliable.
+    """
+
+    ece: float
+    reliable_share: float
+    reliable_precision: float | None
 
 
 def score_clusters(clusters: NDArray[np.int64], classes: NDArray[np.generic]) -> Scores:
@@ -58,3 +73,46 @@ def score_clusters(clusters: NDArray[np.int64], classes: NDArray[np.generic]) ->
             if counts[row, column]
         },
     )
+
+
+def rightly_clustered(
+    clusters: NDArray[np.int64], classes: NDArray[np.generic], match: Mapping[int, str]
+) -> NDArray[np.bool_]:
+    """(n,) bool: whether an image's class is the one that the match of `score_clusters` pairs with its cluster."""
+    pairs = zip(clusters.tolist(), classes, strict=True)
+    return np.array([cluster in match and match[cluster] == str(name) for cluster, name in pairs], dtype=bool)
+
+
+def score_trust(right: NDArray[np.bool_], confidence: NDArray[np.floating], reliable: NDArray[np.bool_]) -> Trust:
+    """Scores what a clustering says of itself.
+
+    Args:
+        right: (n,) bool, from `rightly_clustered`.
+        confidence: (n,) in [0, 1].
+        reliable: (n,) bool.
+    """
+    return Trust(
+        ece=expected_calibration_error(confidence, right),
+        reliable_share=float(reliable.mean()),
+        reliable_precision=float(right[reliable].mean()) if reliable.any() else None,
+    )
+
+
+def expected_calibration_error(confidence: NDArray[np.floating], right: NDArray[np.bool_], bins: int = 15) -> float:
+    """How far confidence is from the share that is right, on average over images (Guo et al. 2017, equation 5).
+
+    ECE = sum over bins b of |b| / n * |share right in b - mean confidence in b|, where bin k of K holds the confidences
+    in ((k - 1) / K, k / K], and the first one 0 too.
+
+    Args:
+        confidence: (n,) in [0, 1], n >= 1.
+        right: (n,) bool.
+        bins: K bins of equal width, at least 1.
+
+    Returns:
+        A number in [0, 1]; 0 when each bin's images are as often right as they claim.
+    """
+    edges = np.arange(1, bins) / bins
+    bin_of = np.searchsorted(edges, confidence, side="left")
+    gaps = np.bincount(bin_of, weights=right - confidence.astype(np.float64))  # |b| cancels: sums instead of means
+    return float(np.abs(gaps).sum() / len(confidence))

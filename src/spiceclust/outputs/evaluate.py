@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from spiceclust.errors import SourceError
 from spiceclust.files import write_json
-from spiceclust.functional.metrics import Scores, score_clusters
+from spiceclust.functional.metrics import Scores, Trust, rightly_clustered, score_clusters, score_trust
 from spiceclust.result import Result
 
 
-def evaluate(result: Result, truth: Mapping[str, str]) -> Scores:
-    """Scores every clustered image that has a true label.
+def evaluate(result: Result, truth: Mapping[str, str]) -> tuple[Scores, Trust]:
+    """Scores every clustered image that has a true label: the clusters, and what the run says of them.
 
     Args:
         result: a finished run.
@@ -38,12 +38,16 @@ def evaluate(result: Result, truth: Mapping[str, str]) -> Scores:
             f"images: paths must be as in clusters.csv, such as {example!r}"
         )
     classes = np.array([truth[result.rows[i].path] for i in scored])
-    return score_clusters(result.labels[scored], classes)
+    clusters = result.labels[scored]
+    scores = score_clusters(clusters, classes)
+    right = rightly_clustered(clusters, classes, scores.match)
+    return scores, score_trust(right, result.confidence[scored], result.reliable[scored])
 
 
-def write_scores(folder: Path, result: Result, scores: Scores) -> dict[str, Any]:
-    """Adds acc, nmi, ari, n and the match to metrics.json; returns what was added."""
-    added = scores._asdict() | {"match": {str(cluster): name for cluster, name in scores.match.items()}}
+def write_scores(folder: Path, result: Result, scores: Scores, trust: Trust) -> dict[str, Any]:
+    """Adds the fields of both to metrics.json; returns what was added."""
+    match = {str(cluster): name for cluster, name in scores.match.items()}
+    added = {**scores._asdict(), **trust._asdict(), "match": match}
     write_json(folder / "metrics.json", {**result.metrics, **added})
     return added
 

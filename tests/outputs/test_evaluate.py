@@ -1,0 +1,42 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from spiceclust.errors import SourceError
+from spiceclust.functional.metrics import Scores, Trust
+from spiceclust.outputs.evaluate import evaluate, write_scores
+from spiceclust.result import Result
+
+MakeResult = Callable[..., Result]
+
+CLASSES = dict(zip(("0.png", "1.png", "2.png", "3.png", "4.png"), "aabba", strict=True))
+
+
+def test_a_run_is_scored_by_hand(make_result: MakeResult) -> None:
+    result = make_result(
+        [0, 0, 1, 1, 1, -1], 2, confidence=[1, 1, 1, 1, 0.5, 0], reliable=[True, True, True, False, True, False]
+    )
+    scores, trust = evaluate(result, CLASSES)
+    assert (scores.acc, scores.n, scores.match) == (4 / 5, 5, {0: "a", 1: "b"})
+    assert trust == pytest.approx(Trust(ece=0.5 / 5, reliable_share=4 / 5, reliable_precision=3 / 4))
+
+
+def test_images_without_a_label_count_nowhere(make_result: MakeResult) -> None:
+    result = make_result([0, 1, 0, 0], 2, confidence=[1, 1, 0.7, 0.7], reliable=[False, False, True, True])
+    scores, trust = evaluate(result, {"0.png": "a", "1.png": "b", "nowhere.png": "c"})
+    assert scores == Scores(1, pytest.approx(1), 1, 2, {0: "a", 1: "b"})
+    assert trust == Trust(0, 0, None)
+    with pytest.raises(SourceError, match="none of the 1 labels belongs to one of the 4 clustered"):
+        evaluate(result, {"nowhere.png": "c"})
+
+
+def test_scores_are_added_to_the_label_free_ones(make_result: MakeResult, tmp_path: Path) -> None:
+    result = make_result([0, 0, 1, 1, 1], 2, reliable=[False] * 5)
+    added = write_scores(tmp_path, result, *evaluate(result, CLASSES))
+    assert {"acc", "nmi", "ari", "n", "match", "ece", "reliable_share", "reliable_precision"} == added.keys()
+    written = json.loads((tmp_path / "metrics.json").read_text())
+    assert written == {**result.metrics, **added}
+    assert written["match"] == {"0": "a", "1": "b"}
+    assert written["reliable_precision"] is None
