@@ -151,6 +151,29 @@ def test_fit_again_skips_every_stage(photos: Path, run: Path, monkeypatch: pytes
     assert contents(run) == before
 
 
+@pytest.mark.parametrize(
+    ("asked", "remade"),
+    [
+        ({"overrides": {**TINY, "self_label": {"rounds": 6}}}, []),
+        ({"n_clusters": 4}, ["2-embed"]),  # of 30 images in 4 clusters other numbers of neighbours are kept
+        ({"seed": 1}, ["1-pretrain", "2-embed"]),
+    ],
+)
+def test_a_new_run_takes_over_the_stages_of_another_that_fit(
+    asked: dict[str, Any], remade: list[str], photos: Path, run: Path, tmp_path: Path
+) -> None:
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    pipeline.fit(open_source(photos), request(**asked), alone)
+    for stage in pipeline.SHARED:
+        shutil.copytree(run / stage, shared / stage)
+    copied = contents(shared)
+    pipeline.fit(open_source(photos), request(**asked), shared)
+    after = contents(shared)
+    assert [stage for stage in pipeline.SHARED if after[f"{stage}/done.json"] != copied[f"{stage}/done.json"]] == remade
+    for name in ("clusters.csv", "model/model.safetensors", "result.safetensors"):
+        assert after[name] == (alone / name).read_bytes(), name
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_run_that_stopped_before_a_stage_goes_on_there(
     stage: str, photos: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

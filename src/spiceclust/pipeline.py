@@ -40,6 +40,10 @@ from spiceclust.training.inference import classify
 MODEL_FORMAT: Final = 1
 VERSION: Final = version("spiceclust")
 EARLY = ("n_clusters", "seed", "preset", "encoder")  # fields of a config that are known before an image is read
+SHARED: Final = (
+    "1-pretrain",
+    "2-embed",
+)  # a new run may begin with copies of these: whatever fits it is not made again
 
 
 def fit(
@@ -195,7 +199,7 @@ class _Run:
         pretrained = self._stage("1-pretrain", [*shape, "pretrain"], lambda: pretrain.run(pixels, config, context))
         encoder = pretrain.new_encoder(pixels, config, context).to(context.device)
         encoder.load_state_dict(dict(pretrained.tensors))
-        embedded = self._stage("2-embed", ["embed"], lambda: embed.run(pixels, encoder, config, context))
+        embedded = self._stage("2-embed", ["embed", "select"], lambda: embed.run(pixels, encoder, config, context))
         neighbors = embedded.tensors["neighbors"]
         heads = ["n_clusters", "self_label"]
         labelled = self._stage("3-self", heads, lambda: self_label.run(embedded, config, context))
@@ -250,12 +254,13 @@ def _look_at(folder: Path) -> dict[str, Any] | None:
     try:
         if folder.is_dir():
             contents = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith(UNFINISHED))
-            if contents and "run.json" not in contents:
-                raise RunFolderError(
-                    f"{folder} holds other files ({contents[0]}, ...) and no run.json: choose an empty or new folder"
-                )
-            if contents:
+            if "run.json" in contents:
                 return read_json(folder / "run.json")
+            strange = [name for name in contents if name not in SHARED]
+            if strange:
+                raise RunFolderError(
+                    f"{folder} holds other files ({strange[0]}, ...) and no run.json: choose an empty or new folder"
+                )
         existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     except OSError as error:
         raise RunFolderError(f"{folder} cannot be opened ({error.strerror}): choose another folder") from None
