@@ -1,130 +1,215 @@
-"""Accuracy of every stage beside k-means and spectral clustering, over data sets and seeds.
+"""Accuracy of every stage of SPICE and SCAN beside k-means and spectral clustering, over data sets and seeds.
 
     python benchmarks/accuracy.py --data DIR --suite small --seeds 3
 
-Labels score what is finished; nothing is chosen by them. The row `SPICE-Self, oracle head` is what the best of the ten
-heads by true labels would have given, beside the one that was kept. Runs are kept in runs/benchmarks and resumed.
+Labels score what is finished; nothing is chosen by them. The rows `oracle head` are what the best of the ten heads by
+true labels would have given, beside the one that was kept. Methods share stages 1 and 2, and a row's seconds are those
+of everything from the pixels on: what is clustered by its embeddings includes the two stages.
+
+Runs are kept in runs/benchmarks: after an interruption the same command of the same commit goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
+import shlex
+import shutil
 import subprocess
 import time
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from _datasets import SUITES, load
+from _datasets import NOTES, SUITES, load
 from numpy.typing import NDArray
+from safetensors import safe_open
 from sklearn.cluster import KMeans, SpectralClustering
 
 from spiceclust import pipeline
-from spiceclust.config import make_request
+from spiceclust.config import PRESETS, Request, make_request
 from spiceclust.data.sources import open_source
-from spiceclust.functional.metrics import score_clusters
+from spiceclust.files import write_json, write_text
+from spiceclust.functional.metrics import Scores, score_clusters
+from spiceclust.outputs.evaluate import evaluate
 from spiceclust.progress import Plain
-from spiceclust.training.checkpoint import load_tensors
+from spiceclust.result import Result
+from spiceclust.training.context import open_device
 
+METHODS: dict[str, dict[str, Any]] = {"spice": {}, "scan": {"method": "scan"}}  # what each adds to a request
+HEADS = {"spice": "SPICE-Self", "scan": "SCAN"}
 SPECTRAL_LIMIT = 12_000  # images; beyond it spectral clustering takes longer than the rest together
 MEASURES = ("acc", "nmi", "ari")
+TRUST = ("reliable_share", "reliable_precision", "ece")
+ROOT = Path(__file__).parents[1]
+
+Rows = dict[str, dict[str, Any]]  # of one set and seed, by method
 
 
-def measure(name: str, seed: int, images: NDArray[np.uint8], classes: NDArray[np.int64], runs: Path) -> dict[str, dict]:
-    """Scores of every method on one set with one seed."""
-    n_clusters = len(np.unique(classes))
-    folder = runs / f"{name}-{seed}-{commit()}"  # figures of one commit are never mixed with another's
-    start = time.perf_counter()
-    request = make_request(n_clusters=n_clusters, seed=seed)
-    result = pipeline.fit(open_source(images), request, folder, progress=Plain())
-    rows: dict[str, dict] = {}
+def measure(
+    images: NDArray[np.uint8], classes: NDArray[np.int64], requests: dict[str, Request], stem: Path, options: Any
+) -> Rows:
+    """Scores of every method on one set with one seed; the run of each method is the folder `stem`-method."""
+    trained: Rows = {}
+    first: Path | None = None
+    for method, request in requests.items():
+        folder = stem.with_name(f"{stem.name}-{method}")
+        if first is not None:
+            share_stages(first, folder)
+        result = pipeline.fit(open_source(images), request, folder, device=options.device, progress=Plain())
+        trained |= score_run(method, result, folder, classes)
+        first = first or folder
+    if first is None or not options.baselines:
+        return trained
+    return score_baselines(images, classes, Result.load(first), first) | trained
 
-    def score(method: str, clusters: NDArray[np.int64], seconds: float, truth: NDArray[np.int64] = classes) -> None:
-        scores = score_clusters(clusters, truth)
-        rows[method] = {measure: getattr(scores, measure) for measure in MEASURES} | {"seconds": seconds}
 
-    kept = np.array([row.status == "ok" for row in result.rows])  # the stages see each distinct image once
-    embeddings = load_tensors(folder / "2-embed/tensors.safetensors", torch.device("cpu"))["plain"].numpy()
-    pixels = images.reshape(len(images), -1).astype(np.float32) / 255
-    for method, points, truth in (("pixels", pixels, classes), ("embeddings", embeddings, classes[kept])):
-        start = time.perf_counter()
-        clusters = KMeans(n_clusters, n_init=10, random_state=seed).fit_predict(points)
-        score(f"k-means on {method}", clusters, time.perf_counter() - start, truth)
-    if len(embeddings) <= SPECTRAL_LIMIT:
-        start = time.perf_counter()
-        spectral = SpectralClustering(
-            n_clusters, affinity="nearest_neighbors", n_neighbors=20, assign_labels="kmeans", random_state=seed
-        )
-        score("spectral on embeddings", spectral.fit_predict(embeddings), time.perf_counter() - start, classes[kept])
+def share_stages(source: Path, target: Path) -> None:
+    """Gives a run that has not begun the first stages of another; links, since views of many images take gigabytes."""
+    if not (target / "run.json").exists():
+        shutil.rmtree(target, ignore_errors=True)
+        for stage in pipeline.SHARED:
+            shutil.copytree(source / stage, target / stage, copy_function=os.link)
 
+
+def score_run(method: str, result: Result, folder: Path, classes: NDArray[np.int64]) -> Rows:
+    """The head that was kept, the best one by labels, and the whole run."""
     seconds = result.run["seconds"]
-    until_self = sum(seconds[stage] for stage in ("1-pretrain", "2-embed", "3-self"))
-    heads = load_tensors(folder / "3-self/tensors.safetensors", torch.device("cpu"))["head_labels"].numpy()
-    accuracies = [score_clusters(head, classes[kept]).acc for head in heads]
-    score("SPICE-Self, head kept", heads[result.metrics["3-self"]["kept"]], until_self, classes[kept])
-    score("SPICE-Self, oracle head", heads[int(np.argmax(accuracies))], until_self, classes[kept])
-    score("SPICE, whole", result.labels, sum(seconds.values()))
-    right = reliable_precision(result.labels, classes, result.reliable)
-    rows["SPICE, whole"] |= {"reliable": float(result.reliable.mean()), "precision": right}
-    rows["SPICE, whole"]["shipped"] = result.run["shipped"]
+    until_heads = sum(seconds[stage] for stage in (*pipeline.SHARED, "3-self"))
+    heads = [score_clusters(head, classes[distinct(result)]) for head in load_tensor(folder / "3-self", "head_labels")]
+    scores, trust = evaluate(result, {str(i): str(name) for i, name in enumerate(classes)})
+    return {
+        f"{HEADS[method]}, kept head": row(heads[result.metrics["3-self"]["kept"]], until_heads),
+        f"{HEADS[method]}, oracle head": row(max(heads, key=lambda head: head.acc), until_heads),
+        f"{method.upper()}, whole": row(scores, sum(seconds.values()))
+        | trust._asdict()
+        | {"shipped": result.run["shipped"]},
+    }
+
+
+def score_baselines(images: NDArray[np.uint8], classes: NDArray[np.int64], result: Result, folder: Path) -> Rows:
+    """What needs no heads, on the pixels and on the embeddings of a run."""
+    n_clusters, seed = result.n_clusters, result.run["seed"]
+    k_means = KMeans(n_clusters, n_init=10, random_state=seed)
+    spectral = SpectralClustering(
+        n_clusters, affinity="nearest_neighbors", n_neighbors=20, assign_labels="kmeans", random_state=seed
+    )
+    there = distinct(result)
+    pixels = images[there].reshape(int(there.sum()), -1).astype(np.float32) / 255
+    embeddings = load_tensor(folder / "2-embed", "plain")
+    before = sum(result.run["seconds"][stage] for stage in pipeline.SHARED)
+    todo = {"k-means on pixels": (k_means, pixels, 0.0), "k-means on embeddings": (k_means, embeddings, before)}
+    if len(embeddings) <= SPECTRAL_LIMIT:
+        todo["spectral on embeddings"] = spectral, embeddings, before
+    rows: Rows = {}
+    for name, (model, points, already) in todo.items():
+        start = time.perf_counter()
+        clusters = model.fit_predict(points)
+        rows[name] = row(score_clusters(clusters, classes[there]), already + time.perf_counter() - start)
     return rows
 
 
-def reliable_precision(clusters: NDArray[np.int64], classes: NDArray[np.int64], reliable: NDArray[np.bool_]) -> float:
-    """Share of the reliable images whose class is the one matched to their cluster."""
-    match = score_clusters(clusters, classes).match
-    named = np.array([match.get(int(cluster), "") for cluster in clusters[reliable]])
-    return float((named == classes[reliable].astype(str)).mean())
+def row(scores: Scores, seconds: float) -> dict[str, Any]:
+    return {measure: getattr(scores, measure) for measure in (*MEASURES, "n")} | {"seconds": seconds}
 
 
-def table(measured: dict[str, list[dict[str, dict]]]) -> str:
-    """Markdown: a row for each set and method, mean +- standard deviation over seeds."""
-    lines = ["| set | method | ACC | NMI | ARI | n | seconds |", "|---|---|---|---|---|---|---|"]
+def distinct(result: Result) -> NDArray[np.bool_]:
+    """(n,) bool: the images that the stages see, each content once."""
+    return np.array([found.status == "ok" for found in result.rows])
+
+
+def load_tensor(stage: Path, name: str) -> NDArray[Any]:
+    """One tensor of a stage folder; the cached views beside it stay on disk."""
+    with safe_open(stage / "tensors.safetensors", "numpy") as tensors:
+        return np.asarray(tensors.get_tensor(name))
+
+
+def report(about: str, measured: dict[str, list[Rows]]) -> str:
+    """Markdown: what ran, accuracies, how far the runs can be believed."""
+    lines = [about, "", "| set | method | ACC | NMI | ARI | least ACC | n | seeds | seconds |", "|---" * 9 + "|"]
     for name, seeds in measured.items():
         for method in seeds[0]:
-            values = {key: [seed[method][key] for seed in seeds] for key in (*MEASURES, "seconds")}
-            cells = [f"{np.mean(values[key]):.3f} ± {np.std(values[key]):.3f}" for key in MEASURES]
-            cells += [str(len(seeds)), f"{np.mean(values['seconds']):.0f}"]
+            values = {key: np.array([rows[method][key] for rows in seeds]) for key in (*MEASURES, "n", "seconds")}
+            cells = [f"{values[key].mean():.3f} ± {values[key].std():.3f}" for key in MEASURES]
+            cells += [f"{values['acc'].min():.3f}", f"{values['n'][0]:,}"]
+            cells += [f"{len(seeds)}", f"{values['seconds'].mean():.0f}"]
             lines.append(f"| {name} | {method} | {' | '.join(cells)} |")
-    lines += ["", "| set | reliable share | precision of `reliable` | shipped |", "|---|---|---|---|"]
+    lines += ["", "| set | method | reliable share | precision of `reliable` | ECE | shipped |", "|---" * 6 + "|"]
     for name, seeds in measured.items():
-        whole = [seed["SPICE, whole"] for seed in seeds]
-        shares = [f"{np.mean([row[key] for row in whole]):.3f}" for key in ("reliable", "precision")]
-        lines.append(f"| {name} | {' | '.join(shares)} | {', '.join(row['shipped'] for row in whole)} |")
-    return "\n".join(lines) + "\n"
+        for method in (method for method in seeds[0] if "shipped" in seeds[0][method]):
+            rows = [seed[method] for seed in seeds]
+            cells = [f"{np.mean([row[key] for row in rows]):.3f}" for key in TRUST]
+            lines.append(f"| {name} | {method} | {' | '.join(cells)} | {', '.join(row['shipped'] for row in rows)} |")
+    notes = [f"{name}: {NOTES[name]}." for name in measured if name in NOTES]
+    return "\n".join([*lines, "", *notes]).rstrip() + "\n"
 
 
 def commit() -> str:
-    """The commit of the code that runs, marked when there are changes on top."""
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    """The commit of the code that runs, marked when the code has changes on top."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+    changed = git("status", "--porcelain", "--", "src", "benchmarks/*.py")  # not the results, which this script writes
+    return git("rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
 
 
-def main() -> None:
+def machine(device: str) -> str:
+    kind = torch.cuda.get_device_name() if open_device(device).type == "cuda" else platform.machine()
+    return f"{kind}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder with the data sets' files")
     parser.add_argument("--suite", choices=SUITES, default="digits")
-    parser.add_argument("--sets", nargs="*", help="only these sets")
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--sets", nargs="+", help="these sets instead of a suite")
+    parser.add_argument("--seeds", type=int, default=1, help="how many: 0, 1, ...")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--baselines", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--preset", choices=PRESETS, default="quick")
+    parser.add_argument("--config", type=Path, help="JSON file whose fields override the preset's")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--name", help="stem of the files with the results; by default the suite")
+    parser.add_argument("--commit", help="of the code, where it lies outside git")
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
-    arguments = parser.parse_args()
+    options = parser.parse_args(words)
 
-    measured: dict[str, list[dict[str, dict]]] = {}
-    for name in arguments.sets or SUITES[arguments.suite]:
-        images, classes = load(name, arguments.data)
-        measured[name] = [measure(name, seed, images, classes, arguments.runs) for seed in range(arguments.seeds)]
-        about = f"{date.today()}, commit {commit()}, torch {torch.__version__}, "
-        about += f"{torch.get_num_threads()} threads, {platform.machine()}, preset quick"
-        heading = f"# Accuracy, suite {arguments.suite}\n\n{about}. Mean ± standard deviation over seeds."
-        text = f"{heading}\n\n{table(measured)}"
-        stem = arguments.out / f"accuracy-{arguments.suite}"
-        stem.with_suffix(".md").write_text(text)
-        stem.with_suffix(".json").write_text(json.dumps({"about": about, "sets": measured}, indent=1) + "\n")
-        print(text)
+    overrides = json.loads(options.config.read_text("utf-8")) if options.config else {}
+    stem = options.name or f"accuracy-{'-'.join(options.sets) if options.sets else options.suite}"
+    version = options.commit or commit()  # figures of one commit are never mixed with another's
+    runs = options.runs / version / (f"{options.preset}-{options.config.stem}" if overrides else options.preset)
+    about = f"# Accuracy\n\n{date.today()}, commit {version}, {machine(options.device)}, preset {options.preset}"
+    about += f", with {json.dumps(overrides)}" if overrides else ""
+    about += f". Mean ± standard deviation over seeds.\n\n    {command(options)}"
+    options.out.mkdir(parents=True, exist_ok=True)
+    measured: dict[str, list[Rows]] = {}
+    for name in options.sets or SUITES[options.suite]:
+        images, classes = load(name, options.data)
+        asked = {"n_clusters": len(np.unique(classes)), "preset": options.preset, "overrides": overrides}
+        measured[name] = []
+        for seed in range(options.seeds):
+            requests = {method: make_request(**asked, seed=seed, **METHODS[method]) for method in options.methods}
+            measured[name].append(measure(images, classes, requests, runs / f"{name}-{seed}", options))
+            text = report(about, measured)
+            write_text(options.out / f"{stem}.md", text)
+            write_json(options.out / f"{stem}.json", {"about": about, "sets": measured})
+            print(text)
+
+
+def command(options: argparse.Namespace) -> str:
+    """What reproduces the figures; files and folders are those of the reader."""
+    words = ["python", "benchmarks/accuracy.py", "--data", "DIR"]
+    words += ["--sets", *options.sets] if options.sets else ["--suite", options.suite]
+    words += ["--seeds", str(options.seeds), "--methods", *options.methods, "--preset", options.preset]
+    words += [] if options.baselines else ["--no-baselines"]
+    words += ["--config", options.config.name] if options.config else []
+    return shlex.join(words)
 
 
 if __name__ == "__main__":
