@@ -45,7 +45,9 @@ def test_every_derived_number_is_sane(size: tuple[int, int], preset: str) -> Non
     assert pretrain.queue_size % pretrain.batch_size == 0
     assert pretrain.queue_size <= max(pretrain.batch_size, n / 4)
     assert pretrain.epochs * n >= pretrain.batch_size  # at least one step
-    assert pretrain.key_momentum in (0.99, 0.999)
+    assert 0.9 <= pretrain.key_momentum <= 0.999 + 1e-9
+    memory = 1 / (1 - pretrain.key_momentum)  # steps
+    assert pretrain.queue_size / pretrain.batch_size <= max(1, memory / 2)
 
     assert 2 <= heads.batch_size <= heads.meta_batch <= n
     assert heads.meta_batch >= 2 * c  # a cluster's quota holds two images at the least
@@ -65,6 +67,18 @@ def test_work_grows_with_the_images_but_not_faster(size: tuple[int, int], preset
     assert one.pretrain.epochs >= four.pretrain.epochs
     assert one.pretrain.batch_size <= four.pretrain.batch_size
     assert one.semi.steps <= four.semi.steps + 1
+
+
+def test_key_momentum_and_queue_follow_the_steps_unless_given() -> None:
+    def pretrain(**given: Any) -> tuple[float, int]:
+        found = config(10_000, 10, pretrain={"epochs": 64, "batch_size": 64, **given}).pretrain
+        return found.key_momentum, found.queue_size
+
+    assert pretrain() == (pytest.approx(0.99), 33 * 64)  # 10,000 steps: a memory of 100, a queue of a third of it
+    assert pretrain(epochs=1) == (pytest.approx(0.9), 3 * 64)
+    assert pretrain(epochs=10_000) == (pytest.approx(0.999), 39 * 64)  # a quarter of the images
+    assert pretrain(key_momentum=0.5, queue_size=128) == (0.5, 128)
+    assert pretrain(batch_size=128)[1] == 17 * 128
 
 
 def test_paper_is_the_published_schedule() -> None:
@@ -164,6 +178,7 @@ def test_resolve_merges_nested_overrides() -> None:
     changed = config(pretrain={"epochs": 3, "temperature": 0.9}, semi={"steps": 5})
     expected = plain.model_dump()
     expected["pretrain"].update(epochs=3, temperature=0.9)
+    expected["pretrain"].update(key_momentum=0.9, queue_size=192)  # follow from the fewer steps
     expected["semi"].update(steps=5)
     assert changed.model_dump() == expected
 

@@ -30,7 +30,7 @@ class PretrainConfig(_Frozen):
 
     epochs: int = Field(gt=0, description="passes over the N images")
     batch_size: int = Field(gt=1)
-    queue_size: int = Field(gt=0, description="past keys, the negatives; N / 4 or one batch, since more are stale")
+    queue_size: int = Field(gt=0, description="past keys, the negatives; no older than the key encoder's memory")
     key_momentum: float = Field(ge=0, lt=1)
     temperature: float = Field(gt=0)
     projection_dim: int = Field(default=128, gt=0)
@@ -120,11 +120,11 @@ class Facts(_Frozen):
 
 def quick(n: int, c: int) -> dict[str, Any]:
     """Minutes on a CPU: a small ResNet, and epochs that fall with the square root of N."""
-    batch = _power_of_two(n / 32, min(32, n), 128)
+    batch = _power_of_two(n / 32, min(32, n), 64 if n < 20_000 else 128)
     epochs = max(10, min(300, round(5000 / math.sqrt(n))))
     return {
         "backbone": "resnet_small",
-        "pretrain": _moco(n, epochs=epochs, batch_size=batch),
+        "pretrain": _moco(epochs=epochs, batch_size=batch),
         "embed": {"cached_views": 8},
         "self_label": _heads(n, c),
         "select": {"max_neighbors": _max_neighbors(n, c)},
@@ -137,7 +137,7 @@ def standard(n: int, c: int) -> dict[str, Any]:
     epochs = max(100, min(800, round(50_000 / math.sqrt(n))))
     return {
         "backbone": "resnet18",
-        "pretrain": _moco(n, epochs=epochs, batch_size=_power_of_two(n / 32, min(32, n), 512)),
+        "pretrain": _moco(epochs=epochs, batch_size=_power_of_two(n / 32, min(32, n), 512)),
         "embed": {"cached_views": 8},
         "self_label": _heads(n, c),
         "select": {"max_neighbors": _max_neighbors(n, c)},
@@ -153,7 +153,6 @@ def paper(n: int, c: int) -> dict[str, Any]:
         "pretrain": {
             "epochs": 1000,
             "batch_size": batch,
-            "queue_size": _queue(n, batch),
             "key_momentum": 0.999,
             "temperature": 0.2,
             "learning_rate": 0.015,
@@ -224,11 +223,9 @@ def resolve(request: Request, facts: Facts) -> FitConfig:
         "channels": facts.channels,
         **PRESETS[request.preset](n, c),
     }
-    batch_size = _given(request.overrides, "pretrain", "batch_size")
-    if isinstance(batch_size, int) and batch_size > 0:
-        values["pretrain"]["queue_size"] = _queue(n, batch_size)  # follows, unless it is given too
     for key, value in request.overrides.items():
         values[key] = {**values[key], **value} if isinstance(value, dict) and isinstance(values[key], dict) else value
+    _follow(values["pretrain"], n)
     config = _validated(FitConfig, values)
     for stage, field in (("pretrain", "batch_size"), ("self_label", "meta_batch")):
         size = getattr(getattr(config, stage), field)
@@ -244,9 +241,21 @@ def resolve(request: Request, facts: Facts) -> FitConfig:
     return config
 
 
-def _given(overrides: dict[str, Any], stage: str, field: str) -> Any:
-    part = overrides.get(stage)
-    return part.get(field) if isinstance(part, dict) else None
+def _follow(pretrain: Any, n: int) -> None:
+    """Fills in what follows from the number of epochs and the batch size, unless it is given.
+
+    The key encoder forgets within a hundredth of the training, and the queue holds the keys of a third of that time:
+    older ones come from an encoder that no longer is, and an encoder learns to tell them by their age (docs/log.md).
+    """
+    if not isinstance(pretrain, dict):
+        return
+    epochs, batch_size = pretrain["epochs"], pretrain["batch_size"]
+    if not (isinstance(epochs, int) and isinstance(batch_size, int) and epochs > 0 and batch_size > 0):
+        return  # validation will say so
+    steps = epochs * n / batch_size
+    memory = max(10.0, min(1000.0, steps / 100))
+    pretrain.setdefault("key_momentum", 1 - 1 / memory)
+    pretrain.setdefault("queue_size", batch_size * max(1, min(round(memory / 3), n // 4 // batch_size)))
 
 
 def _validated(model: type[M], values: dict[str, Any]) -> M:
@@ -269,20 +278,14 @@ def choose(table: dict[str, T], name: str, what: str) -> T:
     return table[name]
 
 
-def _moco(n: int, *, epochs: int, batch_size: int) -> dict[str, Any]:
+def _moco(*, epochs: int, batch_size: int) -> dict[str, Any]:
     return {
         "epochs": epochs,
         "batch_size": batch_size,
-        "queue_size": _queue(n, batch_size),
-        "key_momentum": 0.99 if n / batch_size < 500 else 0.999,
-        "temperature": 0.5 if n < 20_000 else 0.2,
+        "temperature": 0.5,
         "learning_rate": 0.06 * max(1.0, batch_size / 128),
         "weight_decay": 5e-4,
     }
-
-
-def _queue(n: int, batch_size: int) -> int:
-    return batch_size * max(1, min(65_536, n // 4) // batch_size)
 
 
 def _heads(n: int, c: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from spiceclust.errors import ConfigError
-from spiceclust.models.encoders import BACKBONES, SMALL_STEM_LIMIT, Encoder, build_encoder
+from spiceclust.models.encoders import BACKBONES, FULL_SIZE_LIMIT, SMALL_STEM_LIMIT, Encoder, build_encoder
 
 FEATURES = {"resnet_small": 128, "resnet18": 512, "resnet34": 512, "wrn28_2": 128}
 
@@ -173,20 +173,24 @@ def map_side(model: Encoder, size: int, channels: int = 1) -> int:
         ("resnet18", 64, 8),  # 64, 32, 16, 8
         ("resnet18", 65, 3),  # stem 33, pool 17, then 9, 5, 3
         ("resnet18", 96, 3),  # stem 48, pool 24, then 12, 6, 3
-        ("resnet_small", 64, 16),  # 64, 32, 16
+        ("resnet_small", 20, 5),  # 20, 10, 5
+        ("resnet_small", 21, 3),  # stem 10, then 5, 3
+        ("resnet_small", 28, 4),  # stem 14, then 7, 4
+        ("resnet_small", 64, 8),  # stem 32, then 16, 8
         ("resnet_small", 65, 5),  # stem 33, pool 17, then 9, 5
         ("wrn28_2", 64, 16),
         ("wrn28_2", 96, 24),  # it has one stem
     ],
 )
-def test_the_stem_switches_above_64_pixels(name: str, size: int, side: int) -> None:
+def test_the_stem_follows_the_size(name: str, size: int, side: int) -> None:
     model = encoder(name, 1, size)
     assert map_side(model, size) == side
-    assert SMALL_STEM_LIMIT == 64
+    assert (FULL_SIZE_LIMIT, SMALL_STEM_LIMIT) == (20, 64)
     pools = [module for module in model.modules() if isinstance(module, nn.MaxPool2d)]
     stem = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
     large = size > 64 and name != "wrn28_2"
-    assert stem.kernel_size == ((7, 7) if large else (3, 3))
+    halving = name == "resnet_small" and 20 < size <= 64
+    assert stem.kernel_size == ((7, 7) if large else (4, 4) if halving else (3, 3))
     assert len(pools) == (1 if large else 0)
 
 

@@ -66,12 +66,19 @@ def test_heads_start_apart_within_the_bounds_of_a_linear_layer() -> None:
 def test_equal_seeds_give_equal_heads_and_the_global_generator_is_left_alone() -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    first = [*ClusterHeads(2, 4, 3, seed=7).parameters(), *build_projection(4, 3, seed=7).parameters()]
+
+    def drawn(seed: int) -> list[Tensor]:
+        projection = build_projection(4, 3, seed=seed)
+        return [
+            *ClusterHeads(2, 4, 3, seed=seed).parameters(),
+            *projection[0].parameters(),
+            *projection[3].parameters(),
+        ]
+
+    first = drawn(7)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
-    again = [*ClusterHeads(2, 4, 3, seed=7).parameters(), *build_projection(4, 3, seed=7).parameters()]
-    other = [*ClusterHeads(2, 4, 3, seed=8).parameters(), *build_projection(4, 3, seed=8).parameters()]
-    for one, same, different in zip(first, again, other, strict=True):
+    for one, same, different in zip(first, drawn(7), drawn(8), strict=True):
         assert torch.equal(one, same)
         assert not torch.equal(one, different)
 
@@ -99,13 +106,13 @@ def test_a_heads_gradient_is_the_one_it_would_get_alone() -> None:
             assert float(alone.abs().max()) > 0
 
 
-def test_the_projection_is_two_layers() -> None:
+def test_the_projection_is_two_layers_with_a_norm_between() -> None:
     projection = build_projection(8, 3, seed=0)
-    first, relu, second = projection
-    assert isinstance(relu, nn.ReLU)
-    assert (first.in_features, first.out_features, second.out_features) == (8, 8, 3)
-    x = random(5, 8)
-    torch.testing.assert_close(projection(x), second(first(x).clamp(min=0)))
+    first, _, _, second = projection
+    assert (first.in_features, first.out_features, second.out_features) == (8, 32, 3)
+    hidden = first(random(5, 8))
+    normed = (hidden - hidden.mean(dim=0)) / (hidden.var(dim=0, correction=0) + 1e-5).sqrt()
+    torch.testing.assert_close(projection(random(5, 8)), second(normed.clamp(min=0)))
 
 
 @pytest.fixture

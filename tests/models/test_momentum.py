@@ -53,7 +53,7 @@ def test_weights_and_batch_statistics_follow_the_formula(momentum: float) -> Non
     assert found.keys() == expected.keys()
     for name, value in found.items():
         torch.testing.assert_close(value, expected[name].float(), rtol=1e-5, atol=1e-6)
-    for moved in ("0.backbone.0.weight", "0.backbone.1.running_mean", "0.backbone.1.running_var", "1.2.bias"):
+    for moved in ("0.backbone.0.weight", "0.backbone.1.running_mean", "0.backbone.1.running_var", "1.3.bias"):
         assert not torch.equal(found[moved], start[moved])
     assert torch.equal(found["0.mean"], start["0.mean"])
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from spiceclust.config import choose
 
 SMALL_STEM_LIMIT = 64  # pixels; above it the 7x7 stem with max-pooling of ImageNet is used
+FULL_SIZE_LIMIT = 20  # pixels; above it the network for CPUs halves the image at once: three times faster (docs/log.md)
 
 
 class Encoder(nn.Module):
@@ -91,15 +92,19 @@ def _stages(
     return layers
 
 
-def _resnet(widths: Sequence[int], blocks: Sequence[int]) -> Callable[[int, int], tuple[nn.Module, int]]:
+def _resnet(
+    widths: Sequence[int], blocks: Sequence[int], full_size_limit: int = SMALL_STEM_LIMIT
+) -> Callable[[int, int], tuple[nn.Module, int]]:
     def build(channels: int, image_size: int) -> tuple[nn.Module, int]:
-        if image_size <= SMALL_STEM_LIMIT:
-            stem: list[nn.Module] = [nn.Conv2d(channels, widths[0], 3, 1, 1, bias=False)]
-            pool: list[nn.Module] = []
+        if image_size <= full_size_limit:
+            kernel, stride = 3, 1
+        elif image_size <= SMALL_STEM_LIMIT:
+            kernel, stride = 4, 2
         else:
-            stem = [nn.Conv2d(channels, widths[0], 7, 2, 3, bias=False)]
-            pool = [nn.MaxPool2d(3, 2, 1)]
-        layers = [*stem, nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True), *pool]
+            kernel, stride = 7, 2
+        stem = nn.Conv2d(channels, widths[0], kernel, stride, (kernel - 1) // 2, bias=False)
+        pool = [nn.MaxPool2d(3, 2, 1)] if image_size > SMALL_STEM_LIMIT else []
+        layers = [stem, nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True), *pool]
         return nn.Sequential(*layers, *_stages(_BasicBlock, widths[0], widths, blocks)), widths[-1]
 
     return build
@@ -117,7 +122,7 @@ def _wide_resnet(depth: int, factor: int) -> Callable[[int, int], tuple[nn.Modul
 
 
 BACKBONES: dict[str, Callable[[int, int], tuple[nn.Module, int]]] = {
-    "resnet_small": _resnet((32, 64, 128), (1, 1, 1)),
+    "resnet_small": _resnet((32, 64, 128), (1, 1, 1), FULL_SIZE_LIMIT),
     "resnet18": _resnet((64, 128, 256, 512), (2, 2, 2, 2)),
     "resnet34": _resnet((64, 128, 256, 512), (3, 4, 6, 3)),
     "wrn28_2": _wide_resnet(28, 2),
@@ -133,7 +138,8 @@ def build_encoder(
         name: `resnet_small` (three stages of one block, widths 32, 64, 128: for CPUs), `resnet18`, `resnet34` or
             `wrn28_2`.
         channels: 1 or 3.
-        image_size: S in pixels; up to 64 the stem is one 3x3 convolution, above it 7x7 with max-pooling.
+        image_size: S in pixels; up to 64 the stem is one 3x3 convolution (in `resnet_small` up to 20, then 4x4 with
+            stride 2), above it 7x7 with max-pooling.
         mean, std: per-channel statistics of the images in [0, 1].
         seed: of the initial weights (He initialisation).
 
