@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
 from spiceclust.functional.prototypes import double_softmax_loss
 from spiceclust.models.encoders import build_encoder

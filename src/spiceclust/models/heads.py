@@ -19,7 +19,7 @@ HIDDEN_FACTOR = 4  # width of the projection's hidden layer, in D
 def build_projection(n_features: int, dim: int, seed: int) -> nn.Module:
     """The two-layer projection of MoCo v2 (Chen et al. 2020), wider and with batch norm: (B, D) to (B, dim).
 
-    Without the norm all keys begin alike, and a short training spends a third of its steps on parting them (docs/log.md).
+    Without the norm all keys begin alike, and a short training spends much of its time on parting them (docs/log.md).
     """
     hidden = HIDDEN_FACTOR * n_features
     with torch.random.fork_rng(devices=[]):
