@@ -28,6 +28,17 @@ def glyphs(count: int, seed: int = 0) -> Tensor:
     return torch.from_numpy(images)
 
 
+def garments(count: int, seed: int = 0) -> Tensor:
+    """Filled grey shapes on black: wide at the shoulders, narrow below."""
+    rng = np.random.default_rng(seed)
+    images = np.zeros((count, 1, 28, 28), dtype=np.uint8)
+    for image in images[:, 0]:
+        wide, narrow = rng.integers(18, 24), rng.integers(8, 14)
+        image[4:10, 14 - wide // 2 : 14 + wide // 2] = rng.integers(120, 255)
+        image[10:24, 14 - narrow // 2 : 14 + narrow // 2] = rng.integers(120, 255)
+    return torch.from_numpy(images)
+
+
 def photographs(count: int, channels: int = 3, seed: int = 0) -> Tensor:
     """A bright sky, a dark ground and something in between."""
     rng = np.random.default_rng(seed)
@@ -55,6 +66,7 @@ MADE_UP = [
     ("glyph", glyphs(300)),
     ("glyph", 255 - glyphs(300)),
     ("glyph", glyphs(300).expand(-1, 3, -1, -1)),
+    ("natural", garments(300)),
     ("natural", photographs(300)),
     ("natural", photographs(300, channels=1)),
     ("texture", textures(300)),
@@ -66,7 +78,9 @@ MADE_UP = [
 def test_the_domain_is_chosen_from_the_images_with_a_reason(domain: Domain, images: Tensor) -> None:
     choice = choose_domain(images)
     assert choice.domain == domain
-    assert re.search(r"\(colour \d\.\d{3}, background share \d\.\d{2}, uprightness -?\d+\.\d{3}\)$", choice.reason)
+    assert re.search(
+        r"\(colour \d\.\d{3}, background share \d\.\d{2}, filled \d\.\d{2}, uprightness -?\d+\.\d{3}\)$", choice.reason
+    )
     assert "\n" not in choice.reason
     assert choose_domain(images.flip(0)) == choice
 

@@ -24,13 +24,14 @@ SAMPLE = 1000  # images looked at to choose a domain
 GREY_LIMIT = 0.01  # mean distance of a channel from grey
 GLYPH_GROUND = 0.4  # median share of pixels that are background
 GLYPH_EXTREME = 0.1  # distance of the background from black or white
+FILLED = 0.04  # mean share of a glyph's ink that lies deeper than an eighth of the side: strokes have no such parts
 UPRIGHT = 0.04  # squared change of the mean image under a flip or quarter turn, in pixel variances
 
 
 def choose_domain(images: Tensor) -> DomainChoice:
     """Chooses the domain of the views from the images.
 
-    Grey images that are mostly a black or white ground are glyphs. Images whose average looks the same after flips
+    Grey images of thin strokes on a black or white ground are glyphs. Images whose average looks the same after flips
     and quarter turns have no upright position: textures. Everything else is treated as photographs.
 
     Args:
@@ -44,12 +45,22 @@ def choose_domain(images: Tensor) -> DomainChoice:
     ground = float(((grey - ground_grey).abs() < 0.1).float().mean(dim=(1, 2, 3)).median())
     extreme = float(torch.minimum(ground_grey, 1 - ground_grey).median())
     upright = _uprightness(sample)
-    measured = f"colour {colour:.3f}, background share {ground:.2f}, uprightness {upright:.3f}"
-    if colour < GREY_LIMIT and ground >= GLYPH_GROUND and extreme <= GLYPH_EXTREME and upright >= UPRIGHT:
-        return DomainChoice("glyph", f"grey, upright shapes on an even black or white ground ({measured})")
+    filled = _filled_share((grey - ground_grey).abs())
+    measured = f"colour {colour:.3f}, background share {ground:.2f}, filled {filled:.2f}, uprightness {upright:.3f}"
+    even = ground >= GLYPH_GROUND and extreme <= GLYPH_EXTREME
+    if colour < GREY_LIMIT and even and filled <= FILLED and upright >= UPRIGHT:
+        return DomainChoice("glyph", f"grey, upright strokes on an even black or white ground ({measured})")
     if upright < UPRIGHT and len(sample) >= 2 / UPRIGHT:
         return DomainChoice("texture", f"the images have no upright position ({measured})")
     return DomainChoice("natural", f"upright images with grey tones or colour ({measured})")
+
+
+def _filled_share(ink: Tensor) -> float:
+    """Mean share of the ink (B, 1, S, S) that is left after an erosion by an eighth of the side all around."""
+    ink = F.interpolate(ink / ink.amax(dim=(1, 2, 3), keepdim=True).clamp(min=0.1), (32, 32), mode="bilinear")
+    shape = (ink > 0.5).float()
+    deep = -F.max_pool2d(-F.pad(shape, (4, 4, 4, 4)), 9, 1)
+    return float((deep.sum(dim=(1, 2, 3)) / shape.sum(dim=(1, 2, 3)).clamp(min=1)).mean())
 
 
 def _uprightness(images: Tensor) -> float:
