@@ -68,6 +68,14 @@ def test_progress_is_plain_lines_when_not_on_a_terminal(place: Path, tmp_path: P
     assert "1-pretrain done" in again.stderr
 
 
+def test_fit_takes_a_method(place: Path, tmp_path: Path) -> None:
+    asked = ["--clusters", "3", "--out", str(tmp_path / "run"), "--config", "tiny.json", "--method", "scan"]
+    done = command(place, "fit", "photos", *asked)
+    assert done.returncode == 0, done.stderr
+    assert "SCAN" in done.stderr
+    assert json.loads((tmp_path / "run/run.json").read_text())["config"]["method"] == "scan"
+
+
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_predict_writes_the_clusters_of_the_fit(ending: str, place: Path) -> None:
     done = command(place, "predict", "run", "photos", "--out", f"new.{ending}")
@@ -182,6 +190,7 @@ def test_bad_input_is_one_line_that_says_what_to_do(
     assert "choose another folder" in fit(out=str(place / "tiny.json"))
     assert "choose another folder" in fit(out="/proc/nowhere")
     assert "unknown preset 'fast': choose one of quick, standard, paper" in fit("--preset", "fast")
+    assert "unknown method 'scam': choose one of spice, scan" in fit("--method", "scam")
     assert "half.json cannot be read" in fit("--config", str(tmp_path / "half.json"))
     assert "n_clusters 3 there, 4 now" in fit("--config", "tiny.json", clusters="4", out="run")
     assert "photos holds other files" in fit(out="photos")

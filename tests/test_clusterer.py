@@ -65,6 +65,16 @@ def test_save_and_load_keep_everything(model: Spice, images: np.ndarray, tmp_pat
     assert contents(tmp_path / "runs/shapes") == before
 
 
+def test_a_method_is_kept(images: np.ndarray, tmp_path: Path) -> None:
+    model = Spice(3, method="scan", config=TINY, random_state=0).fit(images)
+    model.save(tmp_path / "run")
+    loaded = Spice.load(tmp_path / "run")
+    assert loaded.method == loaded.result_.run["config"]["method"] == "scan"
+    np.testing.assert_array_equal(loaded.predict(images), model.labels_)
+    with pytest.raises(ConfigError, match="unknown method 'scam'"):
+        clone(model).set_params(method="scam").fit(images)
+
+
 def test_a_list_of_paths_keeps_its_order_and_marks_what_cannot_be_read(tmp_path: Path, images: np.ndarray) -> None:
     paths: list[str | Path] = []
     for i, image in enumerate(images):

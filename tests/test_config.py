@@ -55,9 +55,14 @@ def test_every_derived_number_is_sane(size: tuple[int, int], preset: str) -> Non
 
     assert 1 <= select.max_neighbors <= n // c
 
-    assert semi.steps > 0
-    assert semi.batch_size > 0
-    assert 0 <= semi.ema <= 0.999
+    assert 1 <= whole.scan.neighbors <= min(20, select.max_neighbors)
+    assert 2 <= whole.scan.batch_size <= n
+    assert whole.scan.steps >= 100
+
+    for teacher in (semi, whole.confident):
+        assert teacher.steps > 0
+        assert teacher.batch_size > 0
+        assert 0 <= teacher.ema <= 0.999
 
 
 @given(sizes(), st.sampled_from(["quick", "standard"]))
@@ -67,6 +72,9 @@ def test_work_grows_with_the_images_but_not_faster(size: tuple[int, int], preset
     assert one.pretrain.epochs >= four.pretrain.epochs
     assert one.pretrain.batch_size <= four.pretrain.batch_size
     assert one.semi.steps <= four.semi.steps + 1
+    assert one.scan.steps <= four.scan.steps
+    assert one.confident.steps == one.semi.steps
+    assert one.confident.batch_size == one.semi.batch_size * one.semi.unlabelled_ratio
 
 
 def test_key_momentum_and_queue_follow_the_steps_unless_given() -> None:
@@ -91,6 +99,9 @@ def test_paper_is_the_published_schedule() -> None:
     assert paper.select.max_neighbors == 100
     assert (paper.semi.steps, paper.semi.batch_size, paper.semi.unlabelled_ratio) == (2**20, 64, 7)
     assert (paper.semi.threshold, paper.semi.learning_rate, paper.semi.ema) == (0.95, 0.03, 0.999)
+    assert (paper.scan.heads, paper.scan.neighbors, paper.scan.entropy_weight) == (10, 20, 5)
+    assert (paper.scan.batch_size, paper.scan.steps, paper.scan.learning_rate) == (128, 100 * 50_000 // 128, 1e-4)
+    assert (paper.confident.threshold, paper.confident.steps) == (0.99, 200 * 50_000 // 128)
 
 
 @pytest.mark.parametrize(("n", "c"), [(3, 2), (19, 10), (0, 2)])
@@ -111,6 +122,7 @@ def test_twice_the_clusters_is_enough() -> None:
     ("asked", "message"),
     [
         ({"n_clusters": 1}, r"n_clusters=1 should be >= 2"),
+        ({"method": "scam"}, r"unknown method 'scam': choose one of spice, scan$"),
         ({"preset": "fast"}, r"unknown preset 'fast': choose one of quick, standard, paper"),
         ({"views": "photo"}, r"unknown views 'photo': choose one of auto, natural, glyph, texture"),
         ({"encoder": "clip"}, r"unknown encoder 'clip': choose one of moco"),
@@ -165,6 +177,7 @@ def test_a_bad_override_is_refused_in_one_line_that_names_the_field(overrides: d
         ),
         ({"self_label": {"meta_batch": 101}}, r"self_label.meta_batch=101 should be <= the 100 distinct"),
         ({"self_label": {"meta_batch": 9}}, r"self_label.meta_batch=9 should be >= 10 clusters"),
+        ({"scan": {"neighbors": 6}}, r"scan.neighbors=6 should be <= select.max_neighbors=5"),
         ({"pretrain": {"queue_size": 33}}, r"pretrain.queue_size=33 should be a multiple of pretrain.batch_size=32"),
     ],
 )
@@ -181,6 +194,19 @@ def test_resolve_merges_nested_overrides() -> None:
     expected["pretrain"].update(key_momentum=0.9, queue_size=192)  # follow from the fewer steps
     expected["semi"].update(steps=5)
     assert changed.model_dump() == expected
+
+
+def test_scan_s_neighbours_follow_those_that_are_kept() -> None:
+    assert config(select={"max_neighbors": 7}).scan.neighbors == 7
+    assert config(select={"max_neighbors": 50}).scan.neighbors == 20
+    assert config(select={"max_neighbors": 50}, scan={"neighbors": 30}).scan.neighbors == 30
+
+
+def test_the_method_is_spice_unless_asked_and_changes_no_other_field() -> None:
+    spice = resolve(make_request(n_clusters=10), facts())
+    scan = resolve(make_request(n_clusters=10, method="scan"), facts())
+    assert (spice.method, scan.method) == ("spice", "scan")
+    assert scan.model_dump(exclude={"method"}) == spice.model_dump(exclude={"method"})
 
 
 def test_resolving_leaves_the_request_as_it_was() -> None:

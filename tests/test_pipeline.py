@@ -19,7 +19,14 @@ from spiceclust.result import Result
 from spiceclust.training.checkpoint import Artefact
 from synthetic import shapes
 
-TINY = {"pretrain": {"epochs": 1}, "embed": {"cached_views": 2}, "self_label": {"rounds": 12}, "semi": {"steps": 4}}
+TINY = {
+    "pretrain": {"epochs": 1},
+    "embed": {"cached_views": 2},
+    "self_label": {"rounds": 12},
+    "semi": {"steps": 4},
+    "scan": {"steps": 12},
+    "confident": {"steps": 3},
+}
 SHORT = {"pretrain": {"epochs": 80}, "self_label": {"rounds": 60}}
 STAGES = ["1-pretrain", "2-embed", "3-self", "4-select", "5-semi"]
 
@@ -174,6 +181,49 @@ def test_a_new_run_takes_over_the_stages_of_another_that_fit(
         assert after[name] == (alone / name).read_bytes(), name
 
 
+@pytest.fixture(scope="module")
+def scan_run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "scan"
+    pipeline.fit(open_source(photos), request(method="scan"), folder)
+    return folder
+
+
+def test_scan_goes_through_all_stages_and_predicts_its_clusters(photos: Path, scan_run: Path) -> None:
+    fitted, predicted = Result.load(scan_run), pipeline.predict(scan_run, open_source(photos))
+    np.testing.assert_array_equal(predicted.labels, fitted.labels)
+    np.testing.assert_array_equal(predicted.probabilities, fitted.probabilities)
+    assert len(rows_of(scan_run / "clusters.csv")) == 31
+    assert fitted.run["request"]["method"] == fitted.run["config"]["method"] == "scan"
+    facts = json.loads((scan_run / "3-self/facts.json").read_text())
+    assert facts["scores"][facts["kept"]] == min(facts["scores"])
+    assert fitted.metrics["3-self"]["kept"] == facts["kept"]
+    assert len(json.loads((scan_run / "5-semi/facts.json").read_text())["loss"]) == TINY["confident"]["steps"]
+
+
+def test_the_methods_share_stages_1_and_2_and_no_others(run: Path, scan_run: Path) -> None:
+    keys = [[json.loads((folder / s / "done.json").read_text())["key"] for s in STAGES] for folder in (run, scan_run)]
+    assert [one == other for one, other in zip(*keys, strict=True)] == [True, True, False, False, False]
+
+
+def test_a_method_s_keys_do_not_depend_on_the_other_s_fields(photos: Path, run: Path, tmp_path: Path) -> None:
+    other = {**TINY, "scan": {"steps": 13}, "confident": {"steps": 5}}
+    shutil.copytree(run, tmp_path / "run")
+    record = json.loads((run / "run.json").read_text())
+    record["config"]["scan"]["steps"], record["config"]["confident"]["steps"] = 13, 5
+    (tmp_path / "run/run.json").write_text(json.dumps(record))
+    pipeline.fit(open_source(photos), request(other), tmp_path / "run")
+    for stage in STAGES:
+        assert (tmp_path / "run" / stage / "done.json").read_bytes() == (run / stage / "done.json").read_bytes(), stage
+
+
+def test_fit_again_skips_every_stage_of_scan(photos: Path, scan_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = contents(scan_run)
+    for stage in ("pretrain", "embed", "scan", "confident"):
+        monkeypatch.setattr(f"spiceclust.pipeline.{stage}.run", None)
+    pipeline.fit(open_source(photos), request(method="scan"), scan_run)
+    assert contents(scan_run) == before
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_run_that_stopped_before_a_stage_goes_on_there(
     stage: str, photos: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -211,6 +261,7 @@ def test_a_damaged_stage_is_made_again(photos: Path, run: Path, tmp_path: Path) 
     [
         ({"n_clusters": 4}, "n_clusters 3 there, 4 now"),
         ({"seed": 7}, "seed 0 there, 7 now"),
+        ({"method": "scan"}, "method 'spice' there, 'scan' now"),
         ({"overrides": {**TINY, "semi": {"steps": 5}}}, "semi.steps 4 there, 5 now"),
         ({"image_size": 24}, "image_size 16 there, 24 now"),
         ({"views": "texture"}, "views '[a-z]+' there, 'texture' now"),

@@ -49,6 +49,7 @@ class Spice(ClusterMixin, BaseEstimator):  # type: ignore[misc]
 
     Args:
         n_clusters: C, at least 2; there must be at least 2 C distinct readable images.
+        method: `spice`, or `scan` (Van Gansbeke et al. 2020), the baseline, on the same features.
         preset: `quick` (CPU, minutes), `standard` (one GPU, or patience) or `paper` (the published schedule).
         encoder: `moco` learns the features from these images.
         views: `auto`, `natural`, `glyph` or `texture`: which changes leave the meaning of an image as it is.
@@ -75,6 +76,7 @@ class Spice(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         self,
         n_clusters: int = 10,
         *,
+        method: str = "spice",
         preset: str = "quick",
         encoder: str = "moco",
         views: str = "auto",
@@ -85,6 +87,7 @@ class Spice(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.n_clusters = n_clusters
+        self.method = method
         self.preset = preset
         self.encoder = encoder
         self.views = views
@@ -180,6 +183,7 @@ class Spice(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         return make_request(
             n_clusters=self.n_clusters,
             seed=seed,
+            method=self.method,
             preset=self.preset,
             encoder=self.encoder,
             views=self.views,

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from spiceclust.errors import ConfigError, SourceError
 
+Method = Literal["spice", "scan"]
 Domain = Literal["natural", "glyph", "texture"]
 Backbone = Literal["resnet_small", "resnet18", "resnet34", "wrn28_2"]
 T = TypeVar("T")
@@ -66,17 +67,41 @@ class SelectConfig(_Frozen):
     floor: float = Field(default=0.1, gt=0, le=1, description="share of each cluster that is taken at the least")
 
 
-class SemiConfig(_Frozen):
-    """Stage 3, SPICE-Semi: FixMatch (Sohn et al. 2020) started from stage 1."""
+class TeacherConfig(_Frozen):
+    """Stage 3 of either method: a classifier that learns under its own moving average."""
 
     steps: int = Field(gt=0)
+    learning_rate: float = Field(default=0.03, gt=0)
+    weight_decay: float = Field(default=5e-4, ge=0)
+    ema: float = Field(default=0.999, ge=0, lt=1)
+
+
+class SemiConfig(TeacherConfig):
+    """Stage 3, SPICE-Semi: FixMatch (Sohn et al. 2020) started from stage 1."""
+
     batch_size: int = Field(gt=0, description="labelled images in a step")
     unlabelled_ratio: int = Field(default=7, gt=0, description="mu: unlabelled images for each labelled one")
     unlabelled_weight: float = Field(default=1.0, ge=0, description="lambda")
     threshold: float = Field(default=0.95, gt=0, lt=1)
-    learning_rate: float = Field(default=0.03, gt=0)
-    weight_decay: float = Field(default=5e-4, ge=0)
-    ema: float = Field(default=0.999, ge=0, lt=1)
+
+
+class ScanConfig(_Frozen):
+    """Stage 2 of SCAN (Van Gansbeke et al. 2020, section 2.2)."""
+
+    heads: int = Field(default=10, gt=0, description="H independent heads, of which the lowest loss chooses one")
+    neighbors: int = Field(gt=0, description="K nearest, at most select.max_neighbors")
+    entropy_weight: float = Field(default=5.0, ge=0, description="lambda")
+    batch_size: int = Field(gt=1, description="images whose mean stands for the clusters' shares")
+    steps: int = Field(gt=0)
+    learning_rate: float = Field(gt=0)
+
+
+class ConfidentConfig(TeacherConfig):
+    """Stage 3 of SCAN, self-labelling (section 2.3)."""
+
+    batch_size: int = Field(gt=0)
+    threshold: float = Field(default=0.99, gt=0, lt=1)
+    floor: float = Field(default=0.1, gt=0, le=1, description="share of each cluster that teaches where none is sure")
 
 
 class FitConfig(_Frozen):
@@ -84,6 +109,7 @@ class FitConfig(_Frozen):
 
     n_clusters: int = Field(gt=1)
     seed: int = Field(ge=0)
+    method: Method
     preset: str
     encoder: str = Field(description="how stage 1 gets its encoder; `moco` learns it from these images")
     backbone: Backbone
@@ -95,6 +121,8 @@ class FitConfig(_Frozen):
     self_label: SelfLabelConfig
     select: SelectConfig
     semi: SemiConfig
+    scan: ScanConfig
+    confident: ConfidentConfig
 
 
 class Request(_Frozen):
@@ -102,6 +130,7 @@ class Request(_Frozen):
 
     n_clusters: int
     seed: int = 0
+    method: str = "spice"
     preset: str = "quick"
     encoder: str = "moco"
     views: str = "auto"
@@ -128,7 +157,8 @@ def quick(n: int, c: int) -> dict[str, Any]:
         "embed": {"cached_views": 8},
         "self_label": _heads(n, c),
         "select": {"max_neighbors": _max_neighbors(n, c)},
-        "semi": _fixmatch(n, epochs=max(4, epochs // 6), batch_size=32, unlabelled_ratio=3),
+        "scan": _scan(n, c),
+        **_teachers(n, epochs=max(4, epochs // 6), batch_size=32, unlabelled_ratio=3),
     }
 
 
@@ -141,13 +171,15 @@ def standard(n: int, c: int) -> dict[str, Any]:
         "embed": {"cached_views": 8},
         "self_label": _heads(n, c),
         "select": {"max_neighbors": _max_neighbors(n, c)},
-        "semi": _fixmatch(n, epochs=max(20, epochs // 6), batch_size=64, unlabelled_ratio=7),
+        "scan": _scan(n, c),
+        **_teachers(n, epochs=max(20, epochs // 6), batch_size=64, unlabelled_ratio=7),
     }
 
 
 def paper(n: int, c: int) -> dict[str, Any]:
     """The published schedule: ResNet-34, 1,000 epochs, M = 100 C, five passes, K up to 100, 2^20 FixMatch steps."""
     batch = _power_of_two(n / 8, min(32, n), 128)
+    scan = _scan(n, c)
     return {
         "backbone": "resnet34",
         "pretrain": {
@@ -163,11 +195,13 @@ def paper(n: int, c: int) -> dict[str, Any]:
         "self_label": {**_heads(n, c), "partition_rounds": 0, "passes": 5},
         "select": {"max_neighbors": _max_neighbors(n, c)},
         "semi": {"steps": 2**20, "batch_size": 64},
+        "scan": {**scan, "steps": 100 * n // scan["batch_size"], "learning_rate": 1e-4},
+        "confident": {"steps": max(1, 200 * n // 128), "batch_size": 128, "learning_rate": 0.01},
     }
 
 
 PRESETS: dict[str, Callable[[int, int], dict[str, Any]]] = {"quick": quick, "standard": standard, "paper": paper}
-OVERRIDABLE = ("backbone", "pretrain", "embed", "self_label", "select", "semi")
+OVERRIDABLE = ("backbone", "pretrain", "embed", "self_label", "select", "semi", "scan", "confident")
 MAX_SIZE = {"quick": 32, "standard": 96, "paper": 224}
 
 
@@ -175,12 +209,13 @@ def make_request(**values: Any) -> Request:
     """A Request, with everything refused that can be refused before an image is opened.
 
     Raises:
-        ConfigError: fewer than two clusters, an unknown preset, view domain or encoder, a size out of range, or a value
-            of the wrong type.
+        ConfigError: fewer than two clusters, an unknown method, preset, view domain or encoder, a size out of range, or
+            a value of the wrong type.
     """
     request = _validated(Request, values)
     if request.n_clusters < 2:
         raise ConfigError(f"n_clusters={request.n_clusters} should be >= 2: one cluster sorts nothing")
+    choose(dict.fromkeys(get_args(Method)), request.method, "method")
     choose(PRESETS, request.preset, "preset")
     choose(dict.fromkeys(("auto", *get_args(Domain))), request.views, "views")
     choose({"moco": None}, request.encoder, "encoder")
@@ -216,6 +251,7 @@ def resolve(request: Request, facts: Facts) -> FitConfig:
     values: dict[str, Any] = {
         "n_clusters": c,
         "seed": request.seed,
+        "method": request.method,
         "preset": request.preset,
         "encoder": request.encoder,
         "views": facts.domain if request.views == "auto" else request.views,
@@ -223,6 +259,9 @@ def resolve(request: Request, facts: Facts) -> FitConfig:
         "channels": facts.channels,
         **PRESETS[request.preset](n, c),
     }
+    max_neighbors = _given(request.overrides, "select", "max_neighbors")
+    if isinstance(max_neighbors, int) and max_neighbors > 0:
+        values["scan"]["neighbors"] = min(values["scan"]["neighbors"], max_neighbors)
     for key, value in request.overrides.items():
         values[key] = {**values[key], **value} if isinstance(value, dict) and isinstance(values[key], dict) else value
     _follow(values["pretrain"], n)
@@ -233,12 +272,22 @@ def resolve(request: Request, facts: Facts) -> FitConfig:
             raise ConfigError(f"config: {stage}.{field}={size} should be <= the {n} distinct readable images")
     if config.self_label.meta_batch < c:
         raise ConfigError(f"config: self_label.meta_batch={config.self_label.meta_batch} should be >= {c} clusters")
+    if config.scan.neighbors > config.select.max_neighbors:
+        raise ConfigError(
+            f"config: scan.neighbors={config.scan.neighbors} should be <= "
+            f"select.max_neighbors={config.select.max_neighbors}: no more are kept"
+        )
     if config.pretrain.queue_size % config.pretrain.batch_size:
         raise ConfigError(
             f"config: pretrain.queue_size={config.pretrain.queue_size} should be a multiple of "
             f"pretrain.batch_size={config.pretrain.batch_size}: leave it out, and it follows"
         )
     return config
+
+
+def _given(overrides: dict[str, Any], stage: str, field: str) -> Any:
+    part = overrides.get(stage)
+    return part.get(field) if isinstance(part, dict) else None
 
 
 def _follow(pretrain: Any, n: int) -> None:
@@ -302,14 +351,28 @@ def _max_neighbors(n: int, c: int) -> int:
     return max(1, min(100, n // (2 * c)))
 
 
-def _fixmatch(n: int, *, epochs: int, batch_size: int, unlabelled_ratio: int) -> dict[str, Any]:
-    steps = max(20, round(epochs * n / (batch_size * unlabelled_ratio)))
-    return {
+def _teachers(n: int, *, epochs: int, batch_size: int, unlabelled_ratio: int) -> dict[str, Any]:
+    """Stage 3 of both methods: the same steps, and as many unlabelled images in each."""
+    images = batch_size * unlabelled_ratio
+    steps = max(20, round(epochs * n / images))
+    shared = {
         "steps": steps,
-        "batch_size": batch_size,
-        "unlabelled_ratio": unlabelled_ratio,
         "learning_rate": 0.01,  # the published 0.03 can undo a short run from a trained encoder (docs/log.md)
         "ema": min(0.999, 1 - 10 / (steps + 10)),
+    }
+    return {
+        "semi": {**shared, "batch_size": batch_size, "unlabelled_ratio": unlabelled_ratio},
+        "confident": {**shared, "batch_size": images},
+    }
+
+
+def _scan(n: int, c: int) -> dict[str, Any]:
+    batch_size = _power_of_two(10 * c, min(128, n), min(1024, n))  # the paper's 128 for 10 clusters, 1024 for many
+    return {
+        "neighbors": min(20, _max_neighbors(n, c)),
+        "batch_size": batch_size,
+        "steps": max(1000, min(5000, 100 * n // batch_size)),
+        "learning_rate": 0.005,
     }
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -32,24 +32,46 @@ from spiceclust.models.encoders import build_encoder
 from spiceclust.models.heads import Classifier, build_head
 from spiceclust.progress import Progress, Silent, clock
 from spiceclust.result import Result
-from spiceclust.stages import embed, guard, pretrain, select, self_label, semi
+from spiceclust.stages import confident, embed, guard, pretrain, scan, select, self_label, semi
 from spiceclust.training.checkpoint import Artefact, load_tensors, run_stage, save_tensors
 from spiceclust.training.context import Context, open_context, open_device
 from spiceclust.training.inference import classify
 
 MODEL_FORMAT: Final = 1
 VERSION: Final = version("spiceclust")
-EARLY = ("n_clusters", "seed", "preset", "encoder")  # fields of a config that are known before an image is read
-SHARED: Final = (
-    "1-pretrain",
-    "2-embed",
-)  # a new run may begin with copies of these: whatever fits it is not made again
+EARLY = ("n_clusters", "seed", "method", "preset", "encoder")  # fields that are known before an image is read
+SHARED: Final = ("1-pretrain", "2-embed")  # a new run may begin with copies of these: what fits it is not made again
+
+
+class _Clustering(Protocol):
+    def run(self, embedded: Artefact, config: FitConfig, context: Context) -> Artefact: ...
+
+
+class _Retraining(Protocol):
+    def run(
+        self, images: Tensor, classifier: Classifier, selected: Artefact, config: FitConfig, context: Context
+    ) -> Artefact: ...
+
+
+class _Method(NamedTuple):
+    """The two stages in which methods differ, and the part of the config that each reads."""
+
+    clustering: _Clustering
+    clustering_part: str
+    retraining: _Retraining
+    retraining_part: str
+
+
+METHODS: Final = {
+    "spice": _Method(self_label, "self_label", semi, "semi"),
+    "scan": _Method(scan, "scan", confident, "confident"),
+}
 
 
 def fit(
     source: Source, request: Request, folder: Path, *, device: str = "auto", progress: Progress | None = None
 ) -> Result:
-    """Runs SPICE from images to clusters, or goes on where an earlier call with the same config stopped.
+    """Runs all stages from images to clusters, or goes on where an earlier call with the same config stopped.
 
     Args:
         source: the images.
@@ -195,19 +217,24 @@ class _Run:
     def execute(self, pixels: Tensor) -> Result:
         """Runs every stage on (N, channels, S, S) uint8 pixels, writes the results, and returns them."""
         config, context = self.config, self.context
+        method = METHODS[config.method]
         shape = ["encoder", "backbone", "views", "image_size", "channels", "seed"]
         pretrained = self._stage("1-pretrain", [*shape, "pretrain"], lambda: pretrain.run(pixels, config, context))
         encoder = pretrain.new_encoder(pixels, config, context).to(context.device)
         encoder.load_state_dict(dict(pretrained.tensors))
         embedded = self._stage("2-embed", ["embed", "select"], lambda: embed.run(pixels, encoder, config, context))
         neighbors = embedded.tensors["neighbors"]
-        heads = ["n_clusters", "self_label"]
-        labelled = self._stage("3-self", heads, lambda: self_label.run(embedded, config, context))
+        heads = ["n_clusters", method.clustering_part]
+        labelled = self._stage("3-self", heads, lambda: method.clustering.run(embedded, config, context))
         labelling = labelled.tensors["probabilities"]
         selected = self._stage("4-select", ["select"], lambda: select.run(labelling, neighbors, config, context))
         first = Classifier(encoder, build_head(encoder.n_features, config.n_clusters)).to(context.device)
         first.head.load_state_dict(_part(labelled.tensors, "head."))
-        tuned = self._stage("5-semi", ["semi"], lambda: semi.run(pixels, first, selected, config, context))
+        tuned = self._stage(
+            "5-semi",
+            [method.retraining_part],
+            lambda: method.retraining.run(pixels, first, selected, config, context),
+        )
         second = copy.deepcopy(first)
         second.load_state_dict(dict(tuned.tensors))
         verdict = guard.run(pixels, first, second, neighbors, config, context)

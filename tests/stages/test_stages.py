@@ -20,7 +20,7 @@ from spiceclust.functional.neighbors import nearest_neighbors
 from spiceclust.functional.reliable import agreement, consistency
 from spiceclust.models.encoders import Encoder
 from spiceclust.models.heads import Classifier, ClusterHeads, build_head
-from spiceclust.stages import embed, guard, pretrain, select, self_label, semi
+from spiceclust.stages import confident, embed, guard, pretrain, scan, select, self_label, semi
 from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import Context
 from spiceclust.training.inference import BATCH
@@ -339,6 +339,112 @@ def test_self_labelling_leaves_its_input_as_it_was() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in embedded.tensors.items())
 
 
+# Stage 2 of SCAN
+
+
+def scan_config(n: int, **changes: Any) -> FitConfig:
+    return config(n, 3, scan={"heads": 4, "steps": 200, **changes})
+
+
+def with_tensors(artefact: Artefact, **changes: Tensor) -> Artefact:
+    return Artefact({**artefact.tensors, **changes})
+
+
+@functools.cache
+def scanned_blobs() -> Artefact:
+    embedded, classes = blobs()
+    return scan.run(embedded, scan_config(len(classes)), CONTEXT)
+
+
+@pytest.mark.parametrize("changes", [{}, {"heads": 1}, {"neighbors": 1}, {"batch_size": 50}])
+def test_every_scan_head_finds_three_blobs(changes: dict[str, Any]) -> None:
+    embedded, classes = blobs()
+    artefact = scan.run(embedded, scan_config(len(classes), **changes), CONTEXT)
+    assert [accuracy(labels.long(), classes) for labels in artefact.tensors["head_labels"]] == [1] * len(
+        artefact.facts["scores"]
+    )
+
+
+def test_without_the_entropy_term_scan_puts_everything_into_one_cluster() -> None:
+    embedded, classes = blobs()
+    artefact = scan.run(embedded, scan_config(len(classes), entropy_weight=0), CONTEXT)
+    assert [len(labels.unique()) for labels in artefact.tensors["head_labels"]] == [1] * 4
+
+
+def test_scan_groups_by_neighbours_and_not_by_place() -> None:
+    # Six blobs; the neighbours of an image lie in its own blob and in one other: three clusters of two blobs each.
+    embedded, blob = blobs(classes=6, per_class=20)
+    partner = torch.tensor([3, 4, 5, 0, 1, 2])[blob]
+    members = torch.stack([(blob == number).nonzero().squeeze(1) for number in range(6)])
+    neighbors = torch.cat([members[partner, :10], members[blob, :10]], dim=1)[
+        :, torch.arange(20).view(2, 10).T.flatten()
+    ]
+    paired = with_tensors(embedded, neighbors=neighbors.int())
+    artefact = scan.run(paired, scan_config(len(blob), steps=400), CONTEXT)
+    assert accuracy(artefact.tensors["probabilities"].argmax(dim=1), blob % 3) == 1
+
+
+def test_scan_keeps_the_head_of_the_lowest_loss_over_plain_images_and_all_neighbours() -> None:
+    embedded, classes = blobs(dim=8)
+    settings = scan_config(len(classes))
+    artefact = scan.run(embedded, settings, Context(1, CPU, bf16=False))
+    found, facts = artefact.tensors, artefact.facts
+    assert facts["scores"][facts["kept"]] == min(facts["scores"])
+    # The most consistent head, or the first of several, is another one.
+    assert facts["consistency"].index(max(facts["consistency"])) != facts["kept"]
+    near = embedded.tensors["neighbors"][:, :20].long()
+    assert facts["consistency"] == pytest.approx([consistency(own.long(), near, 3) for own in found["head_labels"]])
+    assert (found["head_labels"].shape, found["head_labels"].dtype) == ((4, len(classes)), torch.int16)
+    assert torch.equal(found["head_labels"][facts["kept"]].long(), found["probabilities"].argmax(dim=1))
+
+    p = found["probabilities"].double()
+    shares = p.mean(dim=0)
+    pairs = (p.unsqueeze(1) * p[near]).sum(dim=2)  # equation 2 over N and K
+    expected = float(-pairs.log().mean() + 5 * (shares * shares.log()).sum())
+    assert facts["scores"][facts["kept"]] == pytest.approx(expected, rel=1e-4)
+
+    head = build_head(8, 3)
+    head.load_state_dict({name.removeprefix("head."): t for name, t in found.items() if name.startswith("head.")})
+    with torch.no_grad():
+        torch.testing.assert_close(head(embedded.tensors["plain"]).softmax(dim=1), found["probabilities"])
+
+
+@pytest.mark.parametrize("kind", ["weak", "strong"])
+def test_scan_learns_from_both_kinds_of_views_and_from_every_one(kind: str) -> None:
+    embedded, classes = blobs()
+    settings = scan_config(len(classes), steps=20)
+    first = scan.run(embedded, settings, CONTEXT).tensors["probabilities"]
+    for view in range(2):
+        views = embedded.tensors[kind].clone()
+        views[view] = views[view].roll(1, dims=0)
+        other = scan.run(with_tensors(embedded, **{kind: views}), settings, CONTEXT).tensors["probabilities"]
+        assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize(("column", "used"), [(0, True), (2, True), (3, False)])
+def test_scan_looks_at_the_nearest_neighbours_alone(column: int, used: bool) -> None:
+    embedded, classes = blobs()
+    settings = scan_config(len(classes), neighbors=3, steps=20)
+    changed = embedded.tensors["neighbors"].clone()
+    changed[:, column] = changed[:, column].roll(1)
+    other = scan.run(with_tensors(embedded, neighbors=changed), settings, CONTEXT)
+    first = scan.run(embedded, settings, CONTEXT)
+    assert torch.equal(other.tensors["probabilities"], first.tensors["probabilities"]) is not used
+    assert (other.facts["scores"] == first.facts["scores"]) is not used
+
+
+def test_scan_depends_on_seed_and_config_alone_and_leaves_its_input() -> None:
+    embedded, classes = blobs()
+    settings = scan_config(len(classes))
+    before = {name: tensor.clone() for name, tensor in embedded.tensors.items()}
+    torch.manual_seed(1)
+    assert same(scan.run(embedded, settings, CONTEXT), scanned_blobs())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in embedded.tensors.items())
+    assert len(scanned_blobs().facts["loss"]) == 200
+    other = scan.run(embedded, settings, Context(1, CPU, bf16=False))
+    assert not torch.equal(other.tensors["probabilities"], scanned_blobs().tensors["probabilities"])
+
+
 # Stage 2b
 
 
@@ -475,6 +581,86 @@ def test_the_sampler_reaches_every_reliable_image_equally() -> None:
     assert counts[5:].tolist() == [0, 0]
 
 
+# Stage 3 of SCAN
+
+CONFIDENT = {"steps": 60, "batch_size": 32, "ema": 0.9, "threshold": 0.9, "learning_rate": 0.03}
+
+
+@functools.cache
+def half_taught() -> tuple[Classifier, float]:
+    """A classifier of `bars` that is right about most of them, and its accuracy."""
+    images, classes = bars()
+    settings = config(len(images), 3, semi={**SEMI, "steps": 12, "ema": 0.5, "unlabelled_weight": 0})
+    classifier = untrained(images, settings)
+    reliable = torch.arange(len(images)) < 24
+    classifier.load_state_dict(
+        dict(semi.run(images, classifier, selected(classes, reliable), settings, CONTEXT).tensors)
+    )
+    return classifier.eval(), accuracy(labels_by(classifier, images), classes)
+
+
+def labels_by(classifier: Classifier, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        return classifier.eval()(images.float() / 255).argmax(dim=1)
+
+
+def test_the_confident_images_teach_the_others() -> None:
+    images, classes = bars()
+    classifier, before = half_taught()
+    settings = config(len(images), 3, confident=CONFIDENT)
+    nothing = selected(torch.zeros(len(images)).long(), torch.zeros(len(images)))  # what select says is not asked
+    artefact = confident.run(images, classifier, nothing, settings, CONTEXT)
+    taught = untrained(images, settings)
+    taught.load_state_dict(dict(artefact.tensors))
+    assert before < 0.95
+    assert accuracy(labels_by(taught, images), classes) > before + 0.03
+    assert 0 < artefact.facts["used"] <= 1
+    assert len(artefact.facts["loss"]) == 60
+
+
+def test_where_no_image_is_confident_the_surest_of_each_cluster_teach() -> None:
+    images, classes = bars()
+    settings = config(len(images), 3, confident={**CONFIDENT, "threshold": 1 - 1e-9, "steps": 10, "floor": 0.25})
+    classifier = untrained(images, settings)
+    chosen = selected(classes, torch.ones(len(classes)))
+    artefact = confident.run(images, classifier, chosen, settings, CONTEXT)
+    assert all(math.isfinite(loss) for loss in artefact.facts["loss"])
+    assert all(torch.isfinite(tensor).all() for tensor in artefact.tensors.values())
+    assert 8 / 32 <= artefact.facts["used"] <= 10 / 32  # a quarter of 32, rounded up in each of three clusters
+
+
+@pytest.mark.parametrize("kind", ["weak", "strong"])
+def test_confident_learns_on_strong_views_what_weak_ones_teach(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, classes = bars(10)
+    classifier, _ = half_taught()
+    settings = config(len(images), 3, confident={**CONFIDENT, "steps": 2})
+    chosen = selected(classes, torch.ones(len(classes)))
+    first = confident.run(images, classifier, chosen, settings, CONTEXT)
+    monkeypatch.setattr(Views, kind, lambda self, batch, draws: torch.zeros(batch.shape))  # nothing to be seen
+    blind = confident.run(images, classifier, chosen, settings, CONTEXT)
+    assert not torch.equal(blind.tensors["head.0.weight"], first.tensors["head.0.weight"])
+
+
+def test_confident_trains_a_copy_and_ships_its_moving_average() -> None:
+    images, classes = bars(10)
+    classifier, _ = half_taught()
+    before = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
+    chosen = selected(classes, torch.ones(len(classes)))
+    settings = config(len(images), 3, confident={**CONFIDENT, "steps": 3})
+    first = confident.run(images, classifier, chosen, settings, CONTEXT)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in classifier.state_dict().items())
+    assert first.tensors.keys() == before.keys()
+    assert not torch.equal(first.tensors["head.0.weight"], before["head.0.weight"])
+    torch.manual_seed(2)
+    assert same(confident.run(images, classifier, chosen, settings, CONTEXT), first)
+    other = confident.run(images, classifier, chosen, settings, Context(1, CPU, bf16=False))
+    assert not torch.equal(other.tensors["head.0.weight"], first.tensors["head.0.weight"])
+    slow = config(len(images), 3, confident={**CONFIDENT, "steps": 3, "ema": 1 - 1e-7})
+    for name, tensor in confident.run(images, classifier, chosen, slow, CONTEXT).tensors.items():
+        if tensor.is_floating_point():
+            torch.testing.assert_close(tensor, before[name], rtol=0, atol=1e-5)
+
+
 # The guard
 
 
@@ -580,7 +766,10 @@ def test_the_guard_scores_both_labellings_in_both_spaces(judged: tuple[Tensor, T
 
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize(("n", "clusters", "channels"), [(4, 2, 1), (10, 5, 3)])
-def test_the_smallest_set_passes_all_stages(n: int, clusters: int, channels: int, bf16: bool) -> None:
+@pytest.mark.parametrize(("clustering", "retraining"), [(self_label, semi), (scan, confident)])
+def test_the_smallest_set_passes_all_stages(
+    clustering: Any, retraining: Any, n: int, clusters: int, channels: int, bf16: bool
+) -> None:
     context = Context(0, CPU, bf16)
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (n, channels, SIDE, SIDE), generator=generator, dtype=torch.uint8)
@@ -592,18 +781,20 @@ def test_the_smallest_set_passes_all_stages(n: int, clusters: int, channels: int
         embed={"cached_views": 1},
         self_label={"rounds": 2, "partition_rounds": 1, "heads": 2},
         semi={"steps": 2, "batch_size": 4, "unlabelled_ratio": 2},
+        scan={"steps": 3},
+        confident={"steps": 2, "batch_size": 4},
     )
     pretrained = pretrain.run(images, settings, context)
     encoder = pretrain.new_encoder(images, settings, context)
     encoder.load_state_dict(dict(pretrained.tensors))
     embedded = embed.run(images, encoder, settings, context)
-    labelled = self_label.run(embedded, settings, context)
+    labelled = clustering.run(embedded, settings, context)
     neighbors = embedded.tensors["neighbors"]
     chosen = select.run(labelled.tensors["probabilities"], neighbors, settings, context)
     first = Classifier(encoder, build_head(encoder.n_features, clusters))
     heads = {k.removeprefix("head."): t for k, t in labelled.tensors.items() if k.startswith("head.")}
     first.head.load_state_dict(heads)
-    tuned = semi.run(images, first, chosen, settings, context)
+    tuned = retraining.run(images, first, chosen, settings, context)
     second = Classifier(encoder, build_head(encoder.n_features, clusters))
     second.load_state_dict(dict(tuned.tensors))
     found = guard.run(images, first, second, neighbors, settings, context)

@@ -11,13 +11,12 @@ from torch.nn import functional as F
 
 from spiceclust.config import FitConfig
 from spiceclust.functional.prototypes import balanced_quotas, double_softmax_loss, labels_of, prototypes, pseudo_labels
-from spiceclust.functional.reliable import consistency
 from spiceclust.models.heads import ClusterHeads
 from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import Context
+from spiceclust.training.head_choice import judge, keep
 from spiceclust.training.loop import batches, train
 
-SCORING_NEIGHBORS = 20
 PARTITION_SHARPNESS = 0.1  # temperature that turns cosines to k-means centres into probabilities
 
 
@@ -82,17 +81,9 @@ def run(embedded: Artefact, config: FitConfig, context: Context) -> Artefact:
         name="3 self-label (SPICE)",
         context=context,
     )
-    with torch.no_grad():
-        probabilities = heads(plain).softmax(dim=2)
-    labels = probabilities.argmax(dim=2)
-    neighbors = embedded.tensors["neighbors"][:, :SCORING_NEIGHBORS].long()
-    scores = [consistency(own, neighbors, config.n_clusters) for own in labels]
-    best = scores.index(max(scores))
-    kept = {f"head.{name}": value for name, value in heads.extract(best).state_dict().items()}
-    return Artefact(
-        {**kept, "probabilities": probabilities[best], "head_labels": labels.short()},
-        {"loss": curve, "consistency": scores, "kept": best},
-    )
+    logits, consistencies = judge(heads, embedded, config.n_clusters)
+    best = consistencies.index(max(consistencies))
+    return keep(heads, best, logits, {"loss": curve, "consistency": consistencies})
 
 
 def _partitions(plain: Tensor, n_heads: int, n_clusters: int, context: Context) -> Tensor:

@@ -6,19 +6,17 @@ is what ships. N images, B labelled and U unlabelled images in a step, C cluster
 
 from __future__ import annotations
 
-import copy
-
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spiceclust.config import FitConfig
 from spiceclust.data.views import Views
-from spiceclust.functional.fixmatch import fixmatch_loss, fixmatch_schedule
+from spiceclust.functional.fixmatch import FixMatchLoss, fixmatch_loss
 from spiceclust.models.heads import Classifier
-from spiceclust.models.momentum import MomentumModel
 from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import Context
-from spiceclust.training.loop import batches, train
+from spiceclust.training.loop import batches
+from spiceclust.training.teacher import train_with_teacher
 
 
 def run(images: Tensor, classifier: Classifier, selected: Artefact, config: FitConfig, context: Context) -> Artefact:
@@ -35,17 +33,12 @@ def run(images: Tensor, classifier: Classifier, selected: Artefact, config: FitC
         The averaged classifier's state dict; facts: the loss curve and the share of unlabelled images that taught.
     """
     settings = config.semi
-    student = copy.deepcopy(classifier).train()
-    teacher = MomentumModel(student, settings.ema)
     views = Views(config.views)
     labels = selected.tensors["labels"]
     sampler = _BalancedSampler(labels, selected.tensors["reliable"].bool())
     unlabelled = batches(len(images), settings.batch_size * settings.unlabelled_ratio, "semi", context)
-    used: list[Tensor] = []
 
-    def step(number: int) -> Tensor:
-        if number:
-            teacher.update()
+    def step(student: nn.Module, teacher: nn.Module, number: int) -> FixMatchLoss:
         draws = context.generator("semi", number)
         rows = sampler.draw(settings.batch_size, draws)
         others = images[next(unlabelled)]
@@ -54,30 +47,9 @@ def run(images: Tensor, classifier: Classifier, selected: Artefact, config: FitC
         with context.autocast():
             weak = teacher(taught)
             labelled, strong = student(seen).split([len(rows), len(others)])
-        loss, share = fixmatch_loss(
-            labelled, labels[rows], weak, strong, settings.threshold, settings.unlabelled_weight
-        )
-        used.append(share)
-        return loss
+        return fixmatch_loss(labelled, labels[rows], weak, strong, settings.threshold, settings.unlabelled_weight)
 
-    decayed = [p for p in student.parameters() if p.dim() > 1]
-    plain = [p for p in student.parameters() if p.dim() <= 1]
-    curve = train(
-        step,
-        steps=settings.steps,
-        optimizer=torch.optim.SGD(
-            [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-            lr=settings.learning_rate,
-            momentum=0.9,
-            nesterov=True,
-            fused=True,
-        ),
-        rate=lambda number: fixmatch_schedule(number, settings.steps),
-        name="5 semi (FixMatch)",
-        context=context,
-    )
-    share = float(torch.stack(used[-max(1, len(used) // 10) :]).mean())
-    return Artefact(teacher.average.state_dict(), {"loss": curve, "used": share})
+    return train_with_teacher(classifier, step, settings, "5 semi (FixMatch)", context)
 
 
 class _BalancedSampler:

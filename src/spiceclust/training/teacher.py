@@ -1,0 +1,70 @@
+"""Training a classifier under its own moving average, which judges the weak views and is the result.
+
+The average needs no gradient and sees averaged batch-norm statistics (EMAN, Cai et al. 2021).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from spiceclust.config import TeacherConfig
+from spiceclust.functional.fixmatch import fixmatch_schedule
+from spiceclust.models.heads import Classifier
+from spiceclust.models.momentum import MomentumModel
+from spiceclust.training.checkpoint import Artefact
+from spiceclust.training.context import Context
+from spiceclust.training.loop import train
+
+
+def train_with_teacher(
+    classifier: Classifier,
+    step: Callable[[nn.Module, nn.Module, int], tuple[Tensor, Tensor]],
+    settings: TeacherConfig,
+    name: str,
+    context: Context,
+) -> Artefact:
+    """Trains a copy of the classifier with Nesterov SGD; only weights decay, biases and batch norm do not.
+
+    Args:
+        classifier: where to start; it stays as it is.
+        step: given student, teacher and the number of the step, returns the scalar loss and the share of images used.
+        settings: steps, learning rate, weight decay, momentum of the average.
+        name: shown beside the progress.
+        context: for progress.
+
+    Returns:
+        The averaged classifier's state dict; facts: the loss curve and the share of images used in the last tenth.
+    """
+    student = copy.deepcopy(classifier).train()
+    teacher = MomentumModel(student, settings.ema)
+    used: list[Tensor] = []
+
+    def taught(number: int) -> Tensor:
+        if number:
+            teacher.update()
+        loss, share = step(student, teacher, number)
+        used.append(share)
+        return loss
+
+    decayed = [p for p in student.parameters() if p.dim() > 1]
+    plain = [p for p in student.parameters() if p.dim() <= 1]
+    curve = train(
+        taught,
+        steps=settings.steps,
+        optimizer=torch.optim.SGD(
+            [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            lr=settings.learning_rate,
+            momentum=0.9,
+            nesterov=True,
+            fused=True,
+        ),
+        rate=lambda number: fixmatch_schedule(number, settings.steps),
+        name=name,
+        context=context,
+    )
+    share = float(torch.stack(used[-max(1, len(used) // 10) :]).mean())
+    return Artefact(teacher.average.state_dict(), {"loss": curve, "used": share})
