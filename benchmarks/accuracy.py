@@ -40,7 +40,7 @@ from spiceclust.progress import Plain
 from spiceclust.result import Result
 from spiceclust.training.context import open_device
 
-METHODS: dict[str, dict[str, Any]] = {"spice": {}, "scan": {"method": "scan"}}  # what each adds to a request
+METHODS: dict[str, dict[str, Any]] = {name: {"method": name} for name in ("spice", "scan")}  # added to a request
 HEADS = {"spice": "SPICE-Self", "scan": "SCAN"}
 SPECTRAL_LIMIT = 12_000  # images; beyond it spectral clustering takes longer than the rest together
 MEASURES = ("acc", "nmi", "ari")

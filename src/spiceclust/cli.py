@@ -52,7 +52,7 @@ def fit(
     source: SourceArgument,
     clusters: Annotated[int, typer.Option(help="How many clusters, C.")],
     out: Annotated[Path, typer.Option(help="Run folder; the same command again resumes it.")],
-    method: Annotated[str, typer.Option(help="spice, or scan, the baseline.")] = "spice",
+    method: Annotated[str, typer.Option(help="auto, spice, spice-paper (as published) or scan.")] = "auto",
     preset: Annotated[str, typer.Option(help="quick (CPU, minutes), standard (one GPU) or paper.")] = "quick",
     encoder: Annotated[str, typer.Option(help="moco: learn the features from these images.")] = "moco",
     views: Annotated[str, typer.Option(help="auto, natural, glyph or texture.")] = "auto",

@@ -49,7 +49,8 @@ class Spice(ClusterMixin, BaseEstimator):  # type: ignore[misc]
 
     Args:
         n_clusters: C, at least 2; there must be at least 2 C distinct readable images.
-        method: `spice`, or `scan` (Van Gansbeke et al. 2020), the baseline, on the same features.
+        method: `spice`; `spice-paper`, with prototype pseudo-labels and equal quotas as published; or `scan`, the
+            baseline of Van Gansbeke et al. (2020). `auto` is `spice-paper` in the preset `paper`, `spice` otherwise.
         preset: `quick` (CPU, minutes), `standard` (one GPU, or patience) or `paper` (the published schedule).
         encoder: `moco` learns the features from these images.
         views: `auto`, `natural`, `glyph` or `texture`: which changes leave the meaning of an image as it is.
@@ -76,7 +77,7 @@ class Spice(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         self,
         n_clusters: int = 10,
         *,
-        method: str = "spice",
+        method: str = "auto",
         preset: str = "quick",
         encoder: str = "moco",
         views: str = "auto",

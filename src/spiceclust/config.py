@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from spiceclust.errors import ConfigError, SourceError
 
-Method = Literal["spice", "scan"]
+Method = Literal["spice", "spice-paper", "scan"]
 Domain = Literal["natural", "glyph", "texture"]
 Backbone = Literal["resnet_small", "resnet18", "resnet34", "wrn28_2"]
 T = TypeVar("T")
@@ -46,8 +46,19 @@ class EmbedConfig(_Frozen):
     cached_views: int = Field(default=8, gt=0, description="V weak and V strong views kept of each image")
 
 
+class GraphLabelConfig(_Frozen):
+    """Stage 2 of `spice`: heads that learn partitions of the neighbour graph."""
+
+    heads: int = Field(default=10, gt=0, description="H partitions and heads, of which one is chosen without labels")
+    neighbors: int = Field(gt=0, description="K of the graph; a group much smaller than K is held to others")
+    groups_per_cluster: int = Field(default=10, gt=1, description="small groups that are parted, in C")
+    steps: int = Field(gt=0)
+    batch_size: int = Field(default=128, gt=1)
+    learning_rate: float = Field(default=0.005, gt=0)
+
+
 class SelfLabelConfig(_Frozen):
-    """Stage 2, SPICE-Self (Niu et al. 2022, section III-B)."""
+    """Stage 2 of `spice-paper`, SPICE-Self (Niu et al. 2022, section III-B)."""
 
     heads: int = Field(default=10, gt=0, description="H independent heads, of which one is chosen without labels")
     ratio: float = Field(default=0.5, gt=0, le=1, description="share of a cluster's quota that makes its prototype")
@@ -55,7 +66,6 @@ class SelfLabelConfig(_Frozen):
     batch_size: int = Field(default=128, gt=1)
     rounds: int = Field(gt=0, description="meta-batches labelled in all")
     passes: int = Field(default=1, gt=0, description="passes over one meta-batch's pseudo-labels")
-    partition_rounds: int = Field(ge=0, description="first rounds whose prototypes come from a k-means partition")
     learning_rate: float = Field(default=0.005, gt=0)
 
 
@@ -118,6 +128,7 @@ class FitConfig(_Frozen):
     channels: Literal[1, 3]
     pretrain: PretrainConfig
     embed: EmbedConfig
+    graph_label: GraphLabelConfig
     self_label: SelfLabelConfig
     select: SelectConfig
     semi: SemiConfig
@@ -130,7 +141,7 @@ class Request(_Frozen):
 
     n_clusters: int
     seed: int = 0
-    method: str = "spice"
+    method: str = "auto"
     preset: str = "quick"
     encoder: str = "moco"
     views: str = "auto"
@@ -155,6 +166,7 @@ def quick(n: int, c: int) -> dict[str, Any]:
         "backbone": "resnet_small",
         "pretrain": _moco(epochs=epochs, batch_size=batch),
         "embed": {"cached_views": 8},
+        "graph_label": _graph_heads(n, c),
         "self_label": _heads(n, c),
         "select": {"max_neighbors": _max_neighbors(n, c)},
         "scan": _scan(n, c),
@@ -169,6 +181,7 @@ def standard(n: int, c: int) -> dict[str, Any]:
         "backbone": "resnet18",
         "pretrain": _moco(epochs=epochs, batch_size=_power_of_two(n / 32, min(32, n), 512)),
         "embed": {"cached_views": 8},
+        "graph_label": _graph_heads(n, c),
         "self_label": _heads(n, c),
         "select": {"max_neighbors": _max_neighbors(n, c)},
         "scan": _scan(n, c),
@@ -192,7 +205,8 @@ def paper(n: int, c: int) -> dict[str, Any]:
             "warmup": 0.0,
         },
         "embed": {"cached_views": 40},
-        "self_label": {**_heads(n, c), "partition_rounds": 0, "passes": 5},
+        "graph_label": _graph_heads(n, c),
+        "self_label": {**_heads(n, c), "passes": 5},
         "select": {"max_neighbors": _max_neighbors(n, c)},
         "semi": {"steps": 2**20, "batch_size": 64},
         "scan": {**scan, "steps": 100 * n // scan["batch_size"], "learning_rate": 1e-4},
@@ -201,7 +215,10 @@ def paper(n: int, c: int) -> dict[str, Any]:
 
 
 PRESETS: dict[str, Callable[[int, int], dict[str, Any]]] = {"quick": quick, "standard": standard, "paper": paper}
-OVERRIDABLE = ("backbone", "pretrain", "embed", "self_label", "select", "semi", "scan", "confident")
+DEFAULT_METHOD: dict[str, Method] = {"quick": "spice", "standard": "spice", "paper": "spice-paper"}
+OVERRIDABLE = (
+    "backbone", "pretrain", "embed", "graph_label", "self_label", "select", "semi", "scan", "confident",
+)  # fmt: skip
 MAX_SIZE = {"quick": 32, "standard": 96, "paper": 224}
 
 
@@ -215,7 +232,7 @@ def make_request(**values: Any) -> Request:
     request = _validated(Request, values)
     if request.n_clusters < 2:
         raise ConfigError(f"n_clusters={request.n_clusters} should be >= 2: one cluster sorts nothing")
-    choose(dict.fromkeys(get_args(Method)), request.method, "method")
+    choose(dict.fromkeys(("auto", *get_args(Method))), request.method, "method")
     choose(PRESETS, request.preset, "preset")
     choose(dict.fromkeys(("auto", *get_args(Domain))), request.views, "views")
     choose({"moco": None}, request.encoder, "encoder")
@@ -251,7 +268,7 @@ def resolve(request: Request, facts: Facts) -> FitConfig:
     values: dict[str, Any] = {
         "n_clusters": c,
         "seed": request.seed,
-        "method": request.method,
+        "method": DEFAULT_METHOD[request.preset] if request.method == "auto" else request.method,
         "preset": request.preset,
         "encoder": request.encoder,
         "views": facts.domain if request.views == "auto" else request.views,
@@ -337,13 +354,21 @@ def _moco(*, epochs: int, batch_size: int) -> dict[str, Any]:
     }
 
 
+def _graph_heads(n: int, c: int) -> dict[str, Any]:
+    batch_size = min(128, n)
+    return {
+        "neighbors": max(1, min(100, n // (3 * c))),
+        "batch_size": batch_size,
+        "steps": max(600, min(3000, 5 * n // batch_size)),
+    }
+
+
 def _heads(n: int, c: int) -> dict[str, Any]:
     meta_batch = min(n, 100 * c)
     return {
         "meta_batch": meta_batch,
         "batch_size": min(128, meta_batch),
         "rounds": max(60, min(600, 60 * n // meta_batch)),
-        "partition_rounds": 10,
     }
 
 

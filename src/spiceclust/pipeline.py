@@ -32,19 +32,16 @@ from spiceclust.models.encoders import build_encoder
 from spiceclust.models.heads import Classifier, build_head
 from spiceclust.progress import Progress, Silent, clock
 from spiceclust.result import Result
-from spiceclust.stages import confident, embed, guard, pretrain, scan, select, self_label, semi
+from spiceclust.stages import calibrate, confident, embed, graph_label, guard, pretrain, scan, select, self_label, semi
 from spiceclust.training.checkpoint import Artefact, load_tensors, run_stage, save_tensors
 from spiceclust.training.context import Context, open_context, open_device
+from spiceclust.training.head_choice import prefer
 from spiceclust.training.inference import classify
 
 MODEL_FORMAT: Final = 1
 VERSION: Final = version("spiceclust")
-EARLY = ("n_clusters", "seed", "method", "preset", "encoder")  # fields that are known before an image is read
+EARLY = ("n_clusters", "seed", "preset", "encoder")  # fields that are known before an image is read
 SHARED: Final = ("1-pretrain", "2-embed")  # a new run may begin with copies of these: what fits it is not made again
-
-
-class _Clustering(Protocol):
-    def run(self, embedded: Artefact, config: FitConfig, context: Context) -> Artefact: ...
 
 
 class _Retraining(Protocol):
@@ -54,17 +51,29 @@ class _Retraining(Protocol):
 
 
 class _Method(NamedTuple):
-    """The two stages in which methods differ, and the part of the config that each reads."""
+    """The two stages in which methods differ, and the parts of the config that the first and the second read."""
 
-    clustering: _Clustering
-    clustering_part: str
+    cluster: Callable[[Artefact, FitConfig, Context], Artefact]
+    cluster_parts: list[str]
     retraining: _Retraining
     retraining_part: str
 
 
+def _equal_or_free_sizes(embedded: Artefact, config: FitConfig, context: Context) -> Artefact:
+    """Stage 2 of `spice`: prototypes with equal quotas, and cuts of the neighbour graph; the neighbours decide."""
+    found = prefer(self_label.run(embedded, config, context), graph_label.run(embedded, config, context))
+    by_sizes = found.facts["consistency_by_sizes"]
+    context.progress.say(
+        f"clusters of {found.facts['sizes']} size, consistency "
+        + ", ".join(f"{k} {v:.4f}" for k, v in by_sizes.items())
+    )
+    return found
+
+
 METHODS: Final = {
-    "spice": _Method(self_label, "self_label", semi, "semi"),
-    "scan": _Method(scan, "scan", confident, "confident"),
+    "spice": _Method(_equal_or_free_sizes, ["self_label", "graph_label"], semi, "semi"),
+    "spice-paper": _Method(self_label.run, ["self_label"], semi, "semi"),
+    "scan": _Method(scan.run, ["scan"], confident, "confident"),
 }
 
 
@@ -224,8 +233,8 @@ class _Run:
         encoder.load_state_dict(dict(pretrained.tensors))
         embedded = self._stage("2-embed", ["embed", "select"], lambda: embed.run(pixels, encoder, config, context))
         neighbors = embedded.tensors["neighbors"]
-        heads = ["n_clusters", method.clustering_part]
-        labelled = self._stage("3-self", heads, lambda: method.clustering.run(embedded, config, context))
+        heads = ["n_clusters", *method.cluster_parts]
+        labelled = self._stage("3-self", heads, lambda: method.cluster(embedded, config, context))
         labelling = labelled.tensors["probabilities"]
         selected = self._stage("4-select", ["select"], lambda: select.run(labelling, neighbors, config, context))
         first = Classifier(encoder, build_head(encoder.n_features, config.n_clusters)).to(context.device)
@@ -238,16 +247,19 @@ class _Run:
         second = copy.deepcopy(first)
         second.load_state_dict(dict(tuned.tensors))
         verdict = guard.run(pixels, first, second, neighbors, config, context)
-        probabilities = verdict.tensors["probabilities"]
-        final = select.run(probabilities, neighbors, config, context)
         shipped = first if verdict.facts["shipped"] == "3-self" else second
+        calibrated = calibrate.run(pixels, shipped, labelling, neighbors, config, context)
+        shipped.load_state_dict(_part(calibrated.tensors, "classifier."))
+        probabilities = calibrated.tensors["probabilities"]
+        final = select.run(probabilities, neighbors, config, context)
         save_model(self.folder, shipped, config)
         self.metrics.update(
             {
-                "3-self": {name: labelled.facts[name] for name in ("consistency", "kept")},
+                "3-self": {name: value for name, value in labelled.facts.items() if name != "loss"},
                 "4-select": selected.facts,
                 "5-semi": {"used": tuned.facts["used"]},
                 "guard": verdict.facts,
+                "calibration": calibrated.facts,
                 "reliable": final.facts,
             }
         )
@@ -256,7 +268,7 @@ class _Run:
         result = _result(
             self.images,
             probabilities,
-            verdict.tensors["embeddings"],
+            calibrated.tensors["embeddings"],
             final.tensors["reliable"].bool(),
             self.record,
             self.metrics,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from spiceclust.config import FitConfig
 from spiceclust.functional.prototypes import balanced_quotas, double_softmax_loss, labels_of, prototypes, pseudo_labels
@@ -16,8 +15,6 @@ from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import Context
 from spiceclust.training.head_choice import judge, keep
 from spiceclust.training.loop import batches, train
-
-PARTITION_SHARPNESS = 0.1  # temperature that turns cosines to k-means centres into probabilities
 
 
 def run(embedded: Artefact, config: FitConfig, context: Context) -> Artefact:
@@ -37,7 +34,6 @@ def run(embedded: Artefact, config: FitConfig, context: Context) -> Artefact:
     n, n_features = plain.shape
     heads = ClusterHeads(settings.heads, n_features, config.n_clusters, context.number("self", "heads"))
     heads = heads.to(context.device)
-    partitions = _partitions(plain, settings.heads, config.n_clusters, context) if settings.partition_rounds else None
     quotas = balanced_quotas(settings.meta_batch, config.n_clusters)
     clusters = labels_of(quotas).to(context.device)
     per_pass = -(-len(clusters) // settings.batch_size)
@@ -49,12 +45,9 @@ def run(embedded: Artefact, config: FitConfig, context: Context) -> Artefact:
     def new_round(number: int) -> None:
         nonlocal meta, assigned
         meta = next(order)
-        if partitions is not None and number < settings.partition_rounds:
-            probabilities = partitions[:, meta]
-        else:
-            weak = embedded.tensors["weak"]
-            with torch.no_grad():
-                probabilities = heads(weak[number % len(weak), meta].float()).softmax(dim=2)
+        weak = embedded.tensors["weak"]
+        with torch.no_grad():
+            probabilities = heads(weak[number % len(weak), meta].float()).softmax(dim=2)
         centres = prototypes(plain[meta], probabilities, quotas, settings.ratio)
         assigned = pseudo_labels(plain[meta], centres, quotas)
 
@@ -84,16 +77,3 @@ def run(embedded: Artefact, config: FitConfig, context: Context) -> Artefact:
     logits, consistencies = judge(heads, embedded, config.n_clusters)
     best = consistencies.index(max(consistencies))
     return keep(heads, best, logits, {"loss": curve, "consistency": consistencies})
-
-
-def _partitions(plain: Tensor, n_heads: int, n_clusters: int, context: Context) -> Tensor:
-    """(H, N, C) float32: how close each image is to the centres of H k-means partitions, as probabilities."""
-    from sklearn.cluster import KMeans
-
-    points = plain.cpu().numpy()
-    closeness = []
-    for head in range(n_heads):
-        fitted = KMeans(n_clusters, n_init=1, random_state=context.number("self", "partition", head)).fit(points)
-        centres = F.normalize(torch.as_tensor(fitted.cluster_centers_, device=plain.device, dtype=plain.dtype), dim=1)
-        closeness.append((plain @ centres.T / PARTITION_SHARPNESS).softmax(dim=1))
-    return torch.stack(closeness)

@@ -15,6 +15,7 @@ from spiceclust.models.heads import ClusterHeads
 from spiceclust.training.checkpoint import Artefact
 
 SCORING_NEIGHBORS = 20
+EQUAL_SIZES = 0.02  # of the neighbours may contradict clusters of equal size before these are given up (docs/log.md)
 
 
 @torch.no_grad()
@@ -40,6 +41,25 @@ def keep(heads: ClusterHeads, best: int, logits: Tensor, facts: dict[str, Any]) 
     weights = {f"head.{name}": value for name, value in heads.extract(best).state_dict().items()}
     found = {"probabilities": logits[best].softmax(dim=1), "head_labels": _labels(logits).short()}
     return Artefact({**weights, **found}, {**facts, "kept": best})
+
+
+def prefer(equal: Artefact, free: Artefact) -> Artefact:
+    """Clusters of equal size, as SPICE assumes them, unless the neighbours contradict them.
+
+    Equal sizes hold a class together that lies in several pieces, which free sizes do not; but where the classes are
+    not equal they tear the large ones apart, and many neighbours with them.
+
+    Args:
+        equal: of a stage whose pseudo-labels have equal quotas.
+        free: of one whose clusters may have any size.
+
+    Returns:
+        One of the two; its facts tell in addition the consistency of both (`equal`, `free`) and which was chosen.
+    """
+    found = {name: one.facts["consistency"][one.facts["kept"]] for name, one in (("equal", equal), ("free", free))}
+    chosen = "equal" if found["equal"] >= found["free"] - EQUAL_SIZES else "free"
+    kept = equal if chosen == "equal" else free
+    return Artefact(kept.tensors, {**kept.facts, "sizes": chosen, "consistency_by_sizes": found})
 
 
 def _labels(logits: Tensor) -> Tensor:
