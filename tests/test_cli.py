@@ -190,7 +190,7 @@ def test_bad_input_is_one_line_that_says_what_to_do(
     assert "choose another folder" in fit(out=str(place / "tiny.json"))
     assert "choose another folder" in fit(out="/proc/nowhere")
     assert "unknown preset 'fast': choose one of quick, standard, paper" in fit("--preset", "fast")
-    assert "unknown method 'scam': choose one of spice, scan" in fit("--method", "scam")
+    assert "unknown method 'scam': choose one of auto, spice, spice-paper, scan" in fit("--method", "scam")
     assert "half.json cannot be read" in fit("--config", str(tmp_path / "half.json"))
     assert "n_clusters 3 there, 4 now" in fit("--config", "tiny.json", clusters="4", out="run")
     assert "photos holds other files" in fit(out="photos")

@@ -51,7 +51,8 @@ def test_every_derived_number_is_sane(size: tuple[int, int], preset: str) -> Non
 
     assert 2 <= heads.batch_size <= heads.meta_batch <= n
     assert heads.meta_batch >= 2 * c  # a cluster's quota holds two images at the least
-    assert 0 <= heads.partition_rounds <= heads.rounds
+    assert 1 <= whole.graph_label.neighbors <= select.max_neighbors
+    assert 2 <= whole.graph_label.batch_size <= n
 
     assert 1 <= select.max_neighbors <= n // c
 
@@ -95,7 +96,7 @@ def test_paper_is_the_published_schedule() -> None:
     assert (paper.pretrain.epochs, paper.pretrain.batch_size, paper.pretrain.learning_rate) == (1000, 128, 0.015)
     assert (paper.pretrain.temperature, paper.pretrain.key_momentum) == (0.2, 0.999)
     assert (paper.self_label.heads, paper.self_label.meta_batch, paper.self_label.ratio) == (10, 1000, 0.5)
-    assert (paper.self_label.learning_rate, paper.self_label.partition_rounds) == (0.005, 0)
+    assert (paper.method, paper.self_label.learning_rate, paper.self_label.passes) == ("spice-paper", 0.005, 5)
     assert paper.select.max_neighbors == 100
     assert (paper.semi.steps, paper.semi.batch_size, paper.semi.unlabelled_ratio) == (2**20, 64, 7)
     assert (paper.semi.threshold, paper.semi.learning_rate, paper.semi.ema) == (0.95, 0.03, 0.999)
@@ -122,7 +123,7 @@ def test_twice_the_clusters_is_enough() -> None:
     ("asked", "message"),
     [
         ({"n_clusters": 1}, r"n_clusters=1 should be >= 2"),
-        ({"method": "scam"}, r"unknown method 'scam': choose one of spice, scan$"),
+        ({"method": "scam"}, r"unknown method 'scam': choose one of auto, spice, spice-paper, scan$"),
         ({"preset": "fast"}, r"unknown preset 'fast': choose one of quick, standard, paper"),
         ({"views": "photo"}, r"unknown views 'photo': choose one of auto, natural, glyph, texture"),
         ({"encoder": "clip"}, r"unknown encoder 'clip': choose one of moco"),

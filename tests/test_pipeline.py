@@ -23,6 +23,7 @@ TINY = {
     "pretrain": {"epochs": 1},
     "embed": {"cached_views": 2},
     "self_label": {"rounds": 12},
+    "graph_label": {"steps": 12, "heads": 3},
     "semi": {"steps": 4},
     "scan": {"steps": 12},
     "confident": {"steps": 3},
@@ -152,7 +153,7 @@ def test_global_random_state_neither_matters_nor_changes(photos: Path, run: Path
 
 def test_fit_again_skips_every_stage(photos: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = contents(run)
-    for stage in ("pretrain", "embed", "self_label", "semi"):
+    for stage in ("pretrain", "embed", "self_label", "graph_label", "semi"):
         monkeypatch.setattr(f"spiceclust.pipeline.{stage}.run", None)
     pipeline.fit(open_source(photos), request(), run)
     assert contents(run) == before

@@ -20,7 +20,7 @@ from spiceclust.functional.neighbors import nearest_neighbors
 from spiceclust.functional.reliable import agreement, consistency
 from spiceclust.models.encoders import Encoder
 from spiceclust.models.heads import Classifier, ClusterHeads, build_head
-from spiceclust.stages import confident, embed, guard, pretrain, scan, select, self_label, semi
+from spiceclust.stages import confident, embed, graph_label, guard, pretrain, scan, select, self_label, semi
 from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import Context
 from spiceclust.training.inference import BATCH
@@ -265,9 +265,7 @@ def labelled_blobs() -> Artefact:
     return self_label.run(embedded, self_config(len(classes)), CONTEXT)
 
 
-@pytest.mark.parametrize(
-    "changes", [{}, {"partition_rounds": 0}, {"heads": 1}, {"meta_batch": 50}, {"passes": 3}, {"ratio": 1.0}]
-)
+@pytest.mark.parametrize("changes", [{}, {"heads": 8}, {"meta_batch": 50}, {"passes": 3}, {"ratio": 1.0}])
 def test_self_labelling_finds_three_blobs(changes: dict[str, Any]) -> None:
     embedded, classes = blobs()
     artefact = self_label.run(embedded, self_config(len(classes), **changes), CONTEXT)
@@ -276,7 +274,7 @@ def test_self_labelling_finds_three_blobs(changes: dict[str, Any]) -> None:
 
 def test_the_kept_head_is_the_most_consistent_and_its_weights_give_its_labels() -> None:
     embedded, classes = blobs(dim=8)  # so few dimensions that heads learn slowly and end apart
-    settings = self_config(len(classes), partition_rounds=0, heads=10)
+    settings = self_config(len(classes), heads=10)
     artefact = self_label.run(embedded, settings, Context(5, CPU, bf16=False))
     found, facts = artefact.tensors, artefact.facts
     assert facts["kept"] != 0
@@ -299,7 +297,7 @@ def test_of_equally_consistent_heads_one_that_fills_all_clusters_is_kept(dim: in
     # Two blobs under one label agree with their neighbours as well as three blobs under three. In few dimensions heads
     # learn slowly, and 40 rounds leave some of either kind.
     embedded, classes = blobs(dim)
-    settings = self_config(len(classes), partition_rounds=0, heads=10)
+    settings = self_config(len(classes), heads=10)
     artefact = self_label.run(embedded, settings, Context(seed, CPU, bf16=False))
     scores = artefact.facts["consistency"]
     used = [len(labels.unique()) for labels in artefact.tensors["head_labels"]]
@@ -713,12 +711,21 @@ def test_the_guard_ships_the_more_consistent(judged: tuple[Tensor, Tensor, Tenso
     assert min(scores.values()) < scores[better] - 0.3
 
 
-def test_the_guard_ignores_the_numbers_of_clusters_and_of_equals_ships_the_earlier(
+def test_the_guard_ignores_the_numbers_of_clusters_and_of_equals_ships_the_later(
     judged: tuple[Tensor, Tensor, Tensor],
 ) -> None:
     found = verdict(judged, bar_classifier(0, 1, 2), bar_classifier(1, 2, 0))
     assert found.facts["consistency"]["3-self"] == pytest.approx(found.facts["consistency"]["5-semi"])
-    assert verdict(judged, bar_classifier(0, 1, 2), bar_classifier(0, 1, 2)).facts["shipped"] == "3-self"
+    assert verdict(judged, bar_classifier(0, 1, 2), bar_classifier(0, 1, 2)).facts["shipped"] == "5-semi"
+
+
+def test_stage_2_must_win_by_the_margin(judged: tuple[Tensor, Tensor, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = verdict(judged, bar_classifier(0, 1, 2), careless_classifier()).facts["consistency"]
+    lead = scores["3-self"] - scores["5-semi"]
+    for margin, shipped in ((lead - 1e-6, "3-self"), (lead + 1e-6, "5-semi")):
+        monkeypatch.setattr(guard, "MARGIN", margin)
+        found = verdict(judged, bar_classifier(0, 1, 2), careless_classifier())
+        assert found.facts["shipped"] == shipped
 
 
 def test_everything_in_one_cluster_does_not_ship(judged: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -766,7 +773,7 @@ def test_the_guard_scores_both_labellings_in_both_spaces(judged: tuple[Tensor, T
 
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize(("n", "clusters", "channels"), [(4, 2, 1), (10, 5, 3)])
-@pytest.mark.parametrize(("clustering", "retraining"), [(self_label, semi), (scan, confident)])
+@pytest.mark.parametrize(("clustering", "retraining"), [(self_label, semi), (graph_label, semi), (scan, confident)])
 def test_the_smallest_set_passes_all_stages(
     clustering: Any, retraining: Any, n: int, clusters: int, channels: int, bf16: bool
 ) -> None:
@@ -779,7 +786,8 @@ def test_the_smallest_set_passes_all_stages(
         channels,
         pretrain={"epochs": 2},
         embed={"cached_views": 1},
-        self_label={"rounds": 2, "partition_rounds": 1, "heads": 2},
+        self_label={"rounds": 2, "heads": 2},
+        graph_label={"steps": 2, "heads": 2},
         semi={"steps": 2, "batch_size": 4, "unlabelled_ratio": 2},
         scan={"steps": 3},
         confident={"steps": 2, "batch_size": 4},

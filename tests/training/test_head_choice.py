@@ -4,7 +4,7 @@ from torch import Tensor
 
 from spiceclust.models.heads import ClusterHeads, build_head
 from spiceclust.training.checkpoint import Artefact
-from spiceclust.training.head_choice import judge, keep
+from spiceclust.training.head_choice import judge, keep, prefer
 
 
 def two_pairs() -> Artefact:
@@ -53,3 +53,17 @@ def test_labels_are_those_of_the_probabilities_where_these_tie() -> None:
     first, second = artefact.tensors["probabilities"][0].tolist()
     assert first == second
     assert artefact.tensors["head_labels"].tolist() == [[0]]
+
+
+@pytest.mark.parametrize(
+    ("equal", "free", "chosen"), [(0.90, 0.91, "equal"), (0.90, 0.93, "free"), (0.9, 0.8, "equal")]
+)
+def test_equal_sizes_are_kept_until_the_neighbours_contradict(equal: float, free: float, chosen: str) -> None:
+    def artefact(name: str, consistency: float) -> Artefact:
+        facts = {"kept": 1, "consistency": [0.0, consistency], "name": name}
+        return Artefact({"head_labels": torch.zeros(2, 3)}, facts)
+
+    found = prefer(artefact("equal", equal), artefact("free", free))
+    assert found.facts["name"] == found.facts["sizes"] == chosen
+    assert found.facts["consistency_by_sizes"] == {"equal": equal, "free": free}
+    assert found.facts["consistency"][found.facts["kept"]] == (equal if chosen == "equal" else free)
