@@ -213,7 +213,7 @@ def test_of_all_cuts_the_spectral_one_is_the_smallest(blocks: list[int], seed: i
     links, block = planted(seed, blocks)
     best = torch.tensor(slow_cut(links, len(blocks)))
     assert same_parts(best, block)  # or else the blocks are not what is to be found
-    assert same_parts(cut_spectrally(links, len(blocks), 0), best)
+    assert same_parts(cut_spectrally(links, len(blocks)), best)
 
 
 @FEW
@@ -222,20 +222,29 @@ def test_the_cut_finds_blocks_of_any_size_whatever_their_names_and_the_seed(
     seed: int, other: int, blocks: list[int], random: Random
 ) -> None:
     links, block = planted(seed, blocks)
-    found = cut_spectrally(links, len(blocks), seed)
+    found = cut_spectrally(links, len(blocks))
     assert found.dtype == torch.int64
     assert found.unique().tolist() == list(range(len(blocks)))
     assert same_parts(found, block)
-    assert torch.equal(cut_spectrally(links, len(blocks), seed), found)
+    assert torch.equal(cut_spectrally(links, len(blocks)), found)
     names = torch.tensor(random.sample(range(len(links)), len(links)))
-    assert same_parts(cut_spectrally(links[names][:, names], len(blocks), other), found[names])
+    assert same_parts(cut_spectrally(links[names][:, names], len(blocks)), found[names])
+
+
+def test_rings_are_cut_apart_though_most_of_their_groups_have_no_link() -> None:
+    ring = torch.arange(3).repeat_interleave(torch.tensor([12, 5, 4]))
+    links = torch.zeros((21, 21), dtype=torch.float64)
+    for kind in range(3):
+        groups = (ring == kind).nonzero().squeeze(1)
+        links[groups, groups.roll(1)] = links[groups.roll(1), groups] = 5
+    assert same_parts(cut_spectrally(links, 3), ring)
 
 
 def test_pieces_without_a_link_between_them_are_cut_apart() -> None:
     links, block = planted(0, [12, 4, 3])
     links[block != block.unsqueeze(1)] = 0
     before = links.clone()
-    assert same_parts(cut_spectrally(links, 3, 0), block)
+    assert same_parts(cut_spectrally(links, 3), block)
     assert torch.equal(links, before)
 
 
@@ -412,8 +421,25 @@ def test_both_ways_get_the_links_of_the_same_groups(seed: int, monkeypatch: pyte
     embeddings, neighbors, _ = unequal_blobs(seed, (100, 60, 40))
     grouped = torch.as_tensor(KMeans(20, n_init=1, random_state=seed).fit_predict(embeddings.numpy())).long()
     links, sizes = group_links(grouped, neighbors), grouped.bincount()
-    candidates = [cut_spectrally(links, 4, seed)[grouped], merge_linked(links, sizes, 4)[grouped]]
+    candidates = [cut_spectrally(links, 4)[grouped], merge_linked(links, sizes, 4)[grouped]]
     scores = [partition_score(labels, neighbors, 4) for labels in candidates]
     found = partition(embeddings, neighbors, 4, 10, seed)
     assert same_parts(found, candidates[scores.index(max(scores))])
     assert partition_score(found, neighbors, 4) == pytest.approx(max(scores), abs=1e-4)
+
+
+def test_a_single_group_can_be_a_cluster() -> None:
+    links = torch.zeros(6, 6, dtype=torch.float64)
+    for one in range(5):
+        links[one, one] = 100
+        links[one, (one + 1) % 5] = links[(one + 1) % 5, one] = 20
+    links[5, 5] = 400
+    assert same_parts(cut_spectrally(links, 2), torch.tensor([0, 0, 0, 0, 0, 1]))
+
+
+@pytest.mark.parametrize("different", [1, 2])
+def test_fewer_different_embeddings_than_clusters_are_parted_as_far_as_they_go(different: int) -> None:
+    embeddings = torch.eye(3)[torch.arange(20) % different]
+    neighbors = torch.arange(20).roll(1).view(20, 1)
+    labels = partition(embeddings, neighbors, 3, 10, 0)
+    assert same_parts(labels, torch.arange(20) % different)

@@ -205,6 +205,9 @@ def test_a_classifier_so_sure_that_probabilities_vanish_is_calibrated_to_finite_
     assert 1 < artefact.facts["temperature"] <= 20.0001
     assert all(torch.isfinite(tensor).all() for tensor in artefact.tensors.values())
     assert artefact.facts["confidence_after"] < artefact.facts["confidence_before"]
+    # Voters that always agree, being the image itself, leave nothing to flatten.
+    alone = torch.arange(IMAGES).unsqueeze(1)
+    assert calibrated(600.0, labelling=before, neighbors=alone).facts["temperature"] < 1.5
 
 
 def test_fewer_than_twenty_neighbours_will_do() -> None:

@@ -9,8 +9,10 @@ decides. N images, D features, K neighbours, G groups, C clusters.
 from __future__ import annotations
 
 import math
+import warnings
 
 import torch
+from scipy.linalg import qr
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,6 +20,7 @@ from spiceclust.functional.reliable import agreement
 
 MOST_GROUPS = 1000  # the cost grows with the third power
 BALANCE = 3.0  # what a gain in evenness is worth (docs/log.md)
+WEAKEST_LINK = 1e-3  # between any two groups: a graph in several pieces has no single spectrum
 TOLERANCE = 0.01  # share of disagreeing neighbours below which differences are noise
 
 
@@ -32,18 +35,23 @@ def partition(embeddings: Tensor, neighbors: Tensor, n_clusters: int, groups_per
         seed: of k-means, below 2^31.
 
     Returns:
-        (N,) int64 in [0, C), every cluster present: of the spectral and the linked partition the one that
-        `partition_score` prefers.
+        (N,) int64 in [0, C): of the spectral and the linked partition the one that `partition_score` prefers. Every
+        cluster is present, unless fewer than C embeddings differ.
     """
     from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
 
     n = len(embeddings)
     count = max(2 * n_clusters, min(groups_per_cluster * n_clusters, n // 10, MOST_GROUPS))
-    grouped = KMeans(count, n_init=1, random_state=seed).fit_predict(embeddings.cpu().numpy())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer points differ than groups were asked for
+        grouped = KMeans(count, n_init=1, random_state=seed).fit_predict(embeddings.cpu().numpy())
     groups = _numbered(torch.as_tensor(grouped, device=embeddings.device))
+    if int(groups.max()) < n_clusters:
+        return groups
     links = group_links(groups, neighbors)
     sizes = groups.bincount()
-    candidates = [cut_spectrally(links, n_clusters, seed)[groups], merge_linked(links, sizes, n_clusters)[groups]]
+    candidates = [cut_spectrally(links, n_clusters)[groups], merge_linked(links, sizes, n_clusters)[groups]]
     return max(candidates, key=lambda labels: partition_score(labels, neighbors, n_clusters))
 
 
@@ -96,22 +104,26 @@ def merge_linked(links: Tensor, sizes: Tensor, n_clusters: int) -> Tensor:
     return _numbered(cluster)
 
 
-def cut_spectrally(links: Tensor, n_clusters: int, seed: int) -> Tensor:
-    """The normalised cut of the groups into C clusters (Ng et al. 2001, Damle et al. 2019).
+def cut_spectrally(links: Tensor, n_clusters: int) -> Tensor:
+    """The normalised cut of the groups into C clusters (Shi and Malik 2000), rounded as in Damle et al. (2019).
+
+    The links within a group count: without them a cluster of a single group would have no weight of its own.
 
     Args:
-        links: (G, G) float64, of `group_links`; G > C.
+        links: (G, G) float64, of `group_links`; G >= C.
         n_clusters: C.
-        seed: of the eigensolver.
 
     Returns:
         (G,) int64 cluster of each group.
     """
-    from sklearn.cluster import SpectralClustering
-
-    affinity = links.cpu().numpy() + 1e-3  # a graph in several pieces has no single spectrum
-    cut = SpectralClustering(n_clusters, affinity="precomputed", assign_labels="cluster_qr", random_state=seed)
-    return torch.as_tensor(cut.fit_predict(affinity), dtype=torch.int64, device=links.device)
+    affinity = links + WEAKEST_LINK
+    scale = affinity.sum(dim=1).sqrt()
+    vectors = torch.linalg.eigh(affinity / torch.outer(scale, scale))[1][:, -n_clusters:]
+    # Pivoted QR finds C groups far apart in the spectrum; the rotation that takes these to the axes takes all along.
+    _, _, pivots = qr(vectors.T.cpu().numpy(), pivoting=True)
+    left, _, right = torch.linalg.svd(vectors[torch.as_tensor(pivots[:n_clusters].astype("int64"))].T)
+    found: Tensor = (vectors @ (left @ right)).abs().argmax(dim=1)
+    return found
 
 
 def partition_score(labels: Tensor, neighbors: Tensor, n_clusters: int) -> float:
