@@ -69,12 +69,11 @@ def test_parts_of_a_set_are_read_as_one_with_the_same_classes(tmp_path: Path) ->
 
 @pytest.fixture
 def benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a small set and a tiny config; two methods that differ in their heads alone."""
+    """A folder with a small set and a tiny config."""
     images, classes = shapes(10)
     twice = np.concatenate([images, images[:3]])  # three duplicates
     np.savez(tmp_path / "shapes.npz", images=twice, labels=np.concatenate([classes, classes[:3]]))
     (tmp_path / "tiny.json").write_text(json.dumps(TINY))
-    monkeypatch.setitem(accuracy.METHODS, "scan", {"views": "glyph"})
     monkeypatch.setattr(accuracy, "SPECTRAL_LIMIT", 0)  # its warnings on 30 images are none of ours
     return tmp_path
 
