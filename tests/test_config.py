@@ -87,6 +87,8 @@ def test_key_momentum_and_queue_follow_the_steps_unless_given() -> None:
     assert pretrain(epochs=1) == (pytest.approx(0.9), 3 * 64)
     assert pretrain(epochs=10_000) == (pytest.approx(0.999), 39 * 64)  # a quarter of the images
     assert pretrain(key_momentum=0.5, queue_size=128) == (0.5, 128)
+    assert pretrain(key_momentum=0.5) == (0.5, 64)  # a memory of two steps: one batch
+    assert pretrain(epochs=64.0, batch_size="64") == pretrain()  # what pydantic reads as whole numbers
     assert pretrain(batch_size=128)[1] == 17 * 128
 
 
@@ -178,6 +180,7 @@ def test_a_bad_override_is_refused_in_one_line_that_names_the_field(overrides: d
         ),
         ({"self_label": {"meta_batch": 101}}, r"self_label.meta_batch=101 should be <= the 100 distinct"),
         ({"self_label": {"meta_batch": 9}}, r"self_label.meta_batch=9 should be >= 10 clusters"),
+        ({"graph_label": {"neighbors": 6}}, r"graph_label.neighbors=6 should be <= select.max_neighbors=5"),
         ({"scan": {"neighbors": 6}}, r"scan.neighbors=6 should be <= select.max_neighbors=5"),
         ({"pretrain": {"queue_size": 33}}, r"pretrain.queue_size=33 should be a multiple of pretrain.batch_size=32"),
     ],
@@ -199,6 +202,7 @@ def test_resolve_merges_nested_overrides() -> None:
 
 def test_scan_s_neighbours_follow_those_that_are_kept() -> None:
     assert config(select={"max_neighbors": 7}).scan.neighbors == 7
+    assert config(select={"max_neighbors": 7}).graph_label.neighbors == 7
     assert config(select={"max_neighbors": 50}).scan.neighbors == 20
     assert config(select={"max_neighbors": 50}, scan={"neighbors": 30}).scan.neighbors == 30
 

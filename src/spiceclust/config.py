@@ -58,7 +58,7 @@ class GraphLabelConfig(_Frozen):
 
 
 class SelfLabelConfig(_Frozen):
-    """Stage 2 of `spice-paper`, SPICE-Self (Niu et al. 2022, section III-B)."""
+    """Stage 2 of `spice` and `spice-paper`, SPICE-Self (Niu et al. 2022, section III-B)."""
 
     heads: int = Field(default=10, gt=0, description="H independent heads, of which one is chosen without labels")
     ratio: float = Field(default=0.5, gt=0, le=1, description="share of a cluster's quota that makes its prototype")
@@ -78,7 +78,7 @@ class SelectConfig(_Frozen):
 
 
 class TeacherConfig(_Frozen):
-    """Stage 3 of either method: a classifier that learns under its own moving average."""
+    """Stage 3 of any method: a classifier that learns under its own moving average."""
 
     steps: int = Field(gt=0)
     learning_rate: float = Field(default=0.03, gt=0)
@@ -278,7 +278,8 @@ def resolve(request: Request, facts: Facts) -> FitConfig:
     }
     max_neighbors = _given(request.overrides, "select", "max_neighbors")
     if isinstance(max_neighbors, int) and max_neighbors > 0:
-        values["scan"]["neighbors"] = min(values["scan"]["neighbors"], max_neighbors)
+        for stage in ("graph_label", "scan"):
+            values[stage]["neighbors"] = min(values[stage]["neighbors"], max_neighbors)
     for key, value in request.overrides.items():
         values[key] = {**values[key], **value} if isinstance(value, dict) and isinstance(values[key], dict) else value
     _follow(values["pretrain"], n)
@@ -289,11 +290,12 @@ def resolve(request: Request, facts: Facts) -> FitConfig:
             raise ConfigError(f"config: {stage}.{field}={size} should be <= the {n} distinct readable images")
     if config.self_label.meta_batch < c:
         raise ConfigError(f"config: self_label.meta_batch={config.self_label.meta_batch} should be >= {c} clusters")
-    if config.scan.neighbors > config.select.max_neighbors:
-        raise ConfigError(
-            f"config: scan.neighbors={config.scan.neighbors} should be <= "
-            f"select.max_neighbors={config.select.max_neighbors}: no more are kept"
-        )
+    for name, neighbors in (("graph_label", config.graph_label.neighbors), ("scan", config.scan.neighbors)):
+        if neighbors > config.select.max_neighbors:
+            raise ConfigError(
+                f"config: {name}.neighbors={neighbors} should be <= "
+                f"select.max_neighbors={config.select.max_neighbors}: no more are kept"
+            )
     if config.pretrain.queue_size % config.pretrain.batch_size:
         raise ConfigError(
             f"config: pretrain.queue_size={config.pretrain.queue_size} should be a multiple of "
@@ -310,17 +312,18 @@ def _given(overrides: dict[str, Any], stage: str, field: str) -> Any:
 def _follow(pretrain: Any, n: int) -> None:
     """Fills in what follows from the number of epochs and the batch size, unless it is given.
 
-    The key encoder forgets within a hundredth of the training, and the queue holds the keys of a third of that time:
+    The key encoder forgets within a hundredth of the training, and the queue holds the keys of a third of its memory:
     older ones come from an encoder that no longer is, and an encoder learns to tell them by their age (docs/log.md).
     """
     if not isinstance(pretrain, dict):
         return
-    epochs, batch_size = pretrain["epochs"], pretrain["batch_size"]
-    if not (isinstance(epochs, int) and isinstance(batch_size, int) and epochs > 0 and batch_size > 0):
-        return  # validation will say so
-    steps = epochs * n / batch_size
-    memory = max(10.0, min(1000.0, steps / 100))
-    pretrain.setdefault("key_momentum", 1 - 1 / memory)
+    try:  # what is no number yet, pydantic may read as one; what is none, it refuses
+        epochs, batch_size = float(pretrain["epochs"]), int(pretrain["batch_size"])
+        memory = max(10.0, min(1000.0, epochs * n / batch_size / 100))
+        memory = 1 / (1 - float(pretrain.setdefault("key_momentum", 1 - 1 / memory)))
+    except (TypeError, ValueError, ArithmeticError):
+        pretrain.update(key_momentum=pretrain.get("key_momentum", 0.99), queue_size=pretrain.get("queue_size", 1))
+        return
     pretrain.setdefault("queue_size", batch_size * max(1, min(round(memory / 3), n // 4 // batch_size)))
 
 
@@ -377,7 +380,7 @@ def _max_neighbors(n: int, c: int) -> int:
 
 
 def _teachers(n: int, *, epochs: int, batch_size: int, unlabelled_ratio: int) -> dict[str, Any]:
-    """Stage 3 of both methods: the same steps, and as many unlabelled images in each."""
+    """Stage 3 of all methods: the same steps, and as many unlabelled images in each."""
     images = batch_size * unlabelled_ratio
     steps = max(20, round(epochs * n / images))
     shared = {

@@ -41,6 +41,8 @@ from spiceclust.training.inference import classify
 MODEL_FORMAT: Final = 1
 VERSION: Final = version("spiceclust")
 EARLY = ("n_clusters", "seed", "preset", "encoder")  # fields that are known before an image is read
+PRETRAIN_FIELDS: Final = ["encoder", "backbone", "views", "image_size", "channels", "seed", "pretrain"]
+EMBED_FIELDS: Final = ["embed", "select"]
 SHARED: Final = ("1-pretrain", "2-embed")  # a new run may begin with copies of these: what fits it is not made again
 
 
@@ -61,12 +63,9 @@ class _Method(NamedTuple):
 
 def _equal_or_free_sizes(embedded: Artefact, config: FitConfig, context: Context) -> Artefact:
     """Stage 2 of `spice`: prototypes with equal quotas, and cuts of the neighbour graph; the neighbours decide."""
-    found = prefer(self_label.run(embedded, config, context), graph_label.run(embedded, config, context))
-    by_sizes = found.facts["consistency_by_sizes"]
-    context.progress.say(
-        f"clusters of {found.facts['sizes']} size, consistency "
-        + ", ".join(f"{k} {v:.4f}" for k, v in by_sizes.items())
-    )
+    found = prefer(self_label.run(embedded, config, context), graph_label.run(embedded, config, context), embedded)
+    both = ", ".join(f"{sizes} {share:.4f}" for sizes, share in found.facts["agreement"].items())
+    context.progress.say(f"clusters of {found.facts['sizes']} size; neighbours that agree: {both}")
     return found
 
 
@@ -110,6 +109,8 @@ def fit(
     _say_start(images, config, why, context)
 
     run = _Run(folder, config, images, context)
+    if earlier is None:
+        run.refuse_other_stages()
     run.record.update(request=request.model_dump(), source=source.description, source_root=source.root, views=why)
     _make(folder)
     write_json(folder / "run.json", run.record)  # first: it is what makes the folder a run
@@ -227,11 +228,10 @@ class _Run:
         """Runs every stage on (N, channels, S, S) uint8 pixels, writes the results, and returns them."""
         config, context = self.config, self.context
         method = METHODS[config.method]
-        shape = ["encoder", "backbone", "views", "image_size", "channels", "seed"]
-        pretrained = self._stage("1-pretrain", [*shape, "pretrain"], lambda: pretrain.run(pixels, config, context))
+        pretrained = self._stage("1-pretrain", PRETRAIN_FIELDS, lambda: pretrain.run(pixels, config, context))
         encoder = pretrain.new_encoder(pixels, config, context).to(context.device)
         encoder.load_state_dict(dict(pretrained.tensors))
-        embedded = self._stage("2-embed", ["embed", "select"], lambda: embed.run(pixels, encoder, config, context))
+        embedded = self._stage("2-embed", EMBED_FIELDS, lambda: embed.run(pixels, encoder, config, context))
         neighbors = embedded.tensors["neighbors"]
         heads = ["n_clusters", *method.cluster_parts]
         labelled = self._stage("3-self", heads, lambda: method.cluster(embedded, config, context))
@@ -246,7 +246,8 @@ class _Run:
         )
         second = copy.deepcopy(first)
         second.load_state_dict(dict(tuned.tensors))
-        verdict = guard.run(pixels, first, second, neighbors, config, context)
+        margin = guard.MARGIN if labelled.facts.get("sizes") == "free" else 0.0
+        verdict = guard.run(pixels, first, second, neighbors, margin, config, context)
         shipped = first if verdict.facts["shipped"] == "3-self" else second
         calibrated = calibrate.run(pixels, shipped, labelling, neighbors, config, context)
         shipped.load_state_dict(_part(calibrated.tensors, "classifier."))
@@ -276,10 +277,26 @@ class _Run:
         result.save(self.folder)
         return result
 
+    def refuse_other_stages(self) -> None:
+        """Refuses first stages that do not fit: they are another run's, and not to be replaced."""
+        digest = self.digest
+        for name, fields in (("1-pretrain", PRETRAIN_FIELDS), ("2-embed", EMBED_FIELDS)):
+            stage = self.folder / name
+            if not stage.exists():
+                continue
+            key = self._key(name, digest, fields)
+            done = read_json(stage / "done.json") if (stage / "done.json").exists() else {}
+            if done.get("key") != key:
+                raise RunFolderError(f"{stage} is of another run, and no run.json says which: choose another folder")
+            digest = sha256_json([key, done["sha256"]["tensors.safetensors"]])
+
+    def _key(self, name: str, digest: str, fields: list[str]) -> str:
+        values = self.config.model_dump()
+        return sha256_json([name, digest, {field: values[field] for field in fields}])
+
     def _stage(self, name: str, fields: list[str], compute: Callable[[], Artefact]) -> Artefact:
         """Runs or skips the next stage; its key holds what the one before it made, and through that all before."""
-        values = self.config.model_dump()
-        key = sha256_json([name, self.digest, {field: values[field] for field in fields}])
+        key = self._key(name, self.digest, fields)
         finished = run_stage(self.folder / name, key, self.context.device, compute)
         self.digest = sha256_json([key, finished.digest])
         self.record["seconds"][name] = round(finished.seconds, 2)

@@ -1,4 +1,5 @@
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -241,3 +242,173 @@ def test_strokes_grow_and_shrink_by_a_pixel_on_each_side() -> None:
     assert torch.equal(wide, expected)
     assert thin.nonzero().tolist() == [[4, 4]]
     torch.testing.assert_close(between, image[0, 0] * 0.75 + wide * 0.25)
+
+
+# Slow twins: one image, one pixel after the other, from what the functions say they do
+
+
+Image = NDArray[np.float64]
+
+
+def each(image: Image, value: Callable[[int, int, int], float]) -> Image:
+    """The image whose pixel of channel, row and column is `value` of them."""
+    out = np.zeros_like(image)
+    for c in range(image.shape[0]):
+        for y in range(image.shape[1]):
+            for x in range(image.shape[2]):
+                out[c, y, x] = value(c, y, x)
+    return out
+
+
+def clamp(value: float) -> float:
+    return min(max(value, 0.0), 1.0)
+
+
+def around(image: Image, channel: int, row: int, column: int) -> list[float]:
+    """The pixel and its neighbours inside the image."""
+    side = image.shape[1]
+    places = [(y, x) for y in (row - 1, row, row + 1) for x in (column - 1, column, column + 1)]
+    return [float(image[channel, y, x]) for y, x in places if 0 <= y < side and 0 <= x < side]
+
+
+def slow_grey(image: Image, row: int, column: int) -> float:
+    if len(image) == 1:
+        return float(image[0, row, column])
+    red, green, blue = image[:, row, column].tolist()
+    return float(0.299 * red + 0.587 * green + 0.114 * blue)
+
+
+def slow_luminance(image: Image) -> Image:
+    return each(image[:1], lambda _, y, x: slow_grey(image, y, x))
+
+
+def slow_smooth(image: Image) -> Image:
+    """Weights 1 2 1, 2 4 2, 1 2 1; beyond the edge lies the edge."""
+    last = image.shape[1] - 1
+
+    def value(c: int, y: int, x: int) -> float:
+        total = 0.0
+        for j, i, weight in [
+            (-1, -1, 1), (-1, 0, 2), (-1, 1, 1), (0, -1, 2), (0, 0, 4), (0, 1, 2), (1, -1, 1), (1, 0, 2), (1, 1, 1)
+        ]:  # fmt: skip
+            total += weight * float(image[c, min(max(y + j, 0), last), min(max(x + i, 0), last)])
+        return total / 16
+
+    return each(image, value)
+
+
+def slow_background(image: Image) -> Image:
+    """The lower median of the four edges, where every corner is on two."""
+    side = image.shape[1]
+
+    def value(c: int, _y: int, _x: int) -> float:
+        border = []
+        for i in range(side):
+            for y, x in ((0, i), (side - 1, i), (i, 0), (i, side - 1)):
+                border.append(float(image[c, y, x]))
+        return sorted(border)[2 * side - 1]
+
+    return each(image[:, :1, :1], value)
+
+
+def slow_brightness(image: Image, factor: float) -> Image:
+    return each(image, lambda c, y, x: clamp(factor * image[c, y, x]))
+
+
+def slow_contrast(image: Image, factor: float) -> Image:
+    side = image.shape[1]
+    mean = sum(slow_grey(image, y, x) for y in range(side) for x in range(side)) / side**2
+    return each(image, lambda c, y, x: clamp(factor * image[c, y, x] + (1 - factor) * mean))
+
+
+def slow_saturation(image: Image, factor: float) -> Image:
+    return each(image, lambda c, y, x: clamp(factor * image[c, y, x] + (1 - factor) * slow_grey(image, y, x)))
+
+
+def slow_hue(image: Image, turns: float) -> Image:
+    to_yiq = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+
+    def value(c: int, row: int, column: int) -> float:
+        y, i, q = (to_yiq @ image[:, row, column]).tolist()
+        turned = complex(i, q) * complex(math.cos(2 * math.pi * turns), math.sin(2 * math.pi * turns))
+        return clamp(float(np.linalg.solve(to_yiq, [y, turned.real, turned.imag])[c]))
+
+    return each(image, value)
+
+
+def slow_stroke(image: Image, amount: float) -> Image:
+    """As much of the way to the brightest neighbour, or to the darkest, as `amount` says."""
+
+    def value(c: int, y: int, x: int) -> float:
+        near = around(image, c, y, x)
+        goal = max(near) if amount > 0 else min(near)
+        return float(image[c, y, x] + abs(amount) * (goal - image[c, y, x]))
+
+    return each(image, value)
+
+
+def doubles(images: Tensor) -> Image:
+    values: Image = images.double().numpy()
+    return values
+
+
+def random_images(rng: np.random.Generator, channels: int) -> Tensor:
+    return torch.from_numpy(rng.uniform(size=(2, channels, 5, 5)).astype(np.float32))
+
+
+PLAIN: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Image], Image]]] = {
+    "luminance": (augment.luminance, slow_luminance),
+    "background": (augment.background, slow_background),
+    "smooth": (augment.smooth, slow_smooth),
+}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", PLAIN)
+@given(seed=st.integers(0, 2**31))
+def test_what_is_made_of_an_image_alone_is_its_slow_twin(name: str, channels: int, seed: int) -> None:
+    fast, slow = PLAIN[name]
+    images = random_images(np.random.default_rng(seed), channels)
+    expected = np.stack([slow(image) for image in doubles(images)])
+    np.testing.assert_allclose(fast(images).numpy(), expected, atol=1e-5)
+
+
+# With the range of strengths: far enough that black and white are reached, where there is a clamp.
+TWINS: dict[str, tuple[Callable[[Image, float], Image], float, float]] = {
+    "brightness": (slow_brightness, 0.0, 2.5),
+    "contrast": (slow_contrast, -0.5, 2.5),
+    "saturation": (slow_saturation, -0.5, 2.5),
+    "hue": (slow_hue, -1.0, 1.0),
+    "stroke": (slow_stroke, -1.0, 1.0),
+}
+
+
+@pytest.mark.parametrize(("name", "channels"), [(n, c) for n in TWINS for c in (1, 3) if (n, c) != ("hue", 1)])
+@given(seed=st.integers(0, 2**31))
+def test_changes_are_their_slow_twins(name: str, channels: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    slow, low, high = TWINS[name]
+    images = random_images(rng, channels)
+    strengths = torch.from_numpy(rng.uniform(low, high, 2).astype(np.float32))
+    before = images.clone()
+    found = CHANGES[name][0](images, strengths)
+    expected = np.stack([slow(image, s) for image, s in zip(doubles(images), strengths.tolist(), strict=True)])
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
+    assert torch.equal(images, before)  # not changed in place
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 5), (1, 5, 5), (3, 1, 1), (1, 1, 1)])
+@given(seed=st.integers(0, 2**31))
+def test_blending_is_its_slow_twin(shape: tuple[int, int, int], seed: int) -> None:
+    """With an image, a grey image, a colour and a grey for each image; nothing is clamped."""
+    rng = np.random.default_rng(seed)
+    images = random_images(rng, 3)
+    other = torch.from_numpy(rng.uniform(size=(2, *shape)).astype(np.float32))
+    factors = torch.from_numpy(rng.uniform(-1, 3, 2).astype(np.float32))
+    assert augment.column(factors)[:, 0, 0, 0].tolist() == factors.tolist()
+    found = augment.blend(images, other, factors).numpy()
+    channels, height, width = shape
+    for b, factor in enumerate(factors.tolist()):
+        for c, y, x in np.ndindex(3, 5, 5):
+            goal = float(other[b, c % channels, y % height, x % width])
+            assert found[b, c, y, x] == pytest.approx(goal + factor * (float(images[b, c, y, x]) - goal), abs=1e-5)

@@ -691,9 +691,11 @@ def judged() -> tuple[Tensor, Tensor, Tensor]:
     return images, classes, neighbors.int()
 
 
-def verdict(judged: tuple[Tensor, Tensor, Tensor], first: Classifier, second: Classifier) -> Artefact:
+def verdict(
+    judged: tuple[Tensor, Tensor, Tensor], first: Classifier, second: Classifier, margin: float = 0.0
+) -> Artefact:
     images, _, neighbors = judged
-    return guard.run(images, first, second, neighbors, config(len(images), 3), CONTEXT)
+    return guard.run(images, first, second, neighbors, margin, config(len(images), 3), CONTEXT)
 
 
 @pytest.mark.parametrize("better", ["3-self", "5-semi"])
@@ -719,12 +721,11 @@ def test_the_guard_ignores_the_numbers_of_clusters_and_of_equals_ships_the_later
     assert verdict(judged, bar_classifier(0, 1, 2), bar_classifier(0, 1, 2)).facts["shipped"] == "5-semi"
 
 
-def test_stage_2_must_win_by_the_margin(judged: tuple[Tensor, Tensor, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stage_2_must_win_by_the_margin(judged: tuple[Tensor, Tensor, Tensor]) -> None:
     scores = verdict(judged, bar_classifier(0, 1, 2), careless_classifier()).facts["consistency"]
     lead = scores["3-self"] - scores["5-semi"]
     for margin, shipped in ((lead - 1e-6, "3-self"), (lead + 1e-6, "5-semi")):
-        monkeypatch.setattr(guard, "MARGIN", margin)
-        found = verdict(judged, bar_classifier(0, 1, 2), careless_classifier())
+        found = verdict(judged, bar_classifier(0, 1, 2), careless_classifier(), margin)
         assert found.facts["shipped"] == shipped
 
 
@@ -805,7 +806,7 @@ def test_the_smallest_set_passes_all_stages(
     tuned = retraining.run(images, first, chosen, settings, context)
     second = Classifier(encoder, build_head(encoder.n_features, clusters))
     second.load_state_dict(dict(tuned.tensors))
-    found = guard.run(images, first, second, neighbors, settings, context)
+    found = guard.run(images, first, second, neighbors, 0.0, settings, context)
     probabilities = found.tensors["probabilities"]
     assert probabilities.shape == (n, clusters)
     torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(n))

@@ -55,15 +55,24 @@ def test_labels_are_those_of_the_probabilities_where_these_tie() -> None:
     assert artefact.tensors["head_labels"].tolist() == [[0]]
 
 
-@pytest.mark.parametrize(
-    ("equal", "free", "chosen"), [(0.90, 0.91, "equal"), (0.90, 0.93, "free"), (0.9, 0.8, "equal")]
-)
-def test_equal_sizes_are_kept_until_the_neighbours_contradict(equal: float, free: float, chosen: str) -> None:
-    def artefact(name: str, consistency: float) -> Artefact:
-        facts = {"kept": 1, "consistency": [0.0, consistency], "name": name}
-        return Artefact({"head_labels": torch.zeros(2, 3)}, facts)
+def parted(labels: list[int]) -> Artefact:
+    """What a stage leaves whose head number 1 gave these labels, and head number 0 others."""
+    return Artefact({"head_labels": torch.tensor([[0] * len(labels), labels])}, {"kept": 1, "name": str(labels)})
 
-    found = prefer(artefact("equal", equal), artefact("free", free))
-    assert found.facts["name"] == found.facts["sizes"] == chosen
-    assert found.facts["consistency_by_sizes"] == {"equal": equal, "free": free}
-    assert found.facts["consistency"][found.facts["kept"]] == (equal if chosen == "equal" else free)
+
+# A ring of 100 images, each with the next as its neighbour.
+RING = Artefact({"neighbors": torch.arange(100).roll(-1).view(100, 1)})
+
+
+@pytest.mark.parametrize(("pieces", "chosen"), [(2, "equal"), (4, "equal"), (6, "free")])
+def test_equal_sizes_are_kept_until_the_neighbours_contradict(pieces: int, chosen: str) -> None:
+    free = [0] * 95 + [1] * 5  # two of 100 neighbours are parted
+    equal = [i * pieces // 100 % 2 for i in range(100)]
+    found = prefer(parted(equal), parted(free), RING)
+    assert found.facts["sizes"] == chosen
+    assert found.facts["name"] == str(equal if chosen == "equal" else free)
+    assert found.facts["agreement"] == {"equal": pytest.approx(1 - pieces / 100), "free": pytest.approx(0.98)}
+
+
+def test_an_empty_cluster_is_not_kept_for_its_agreement() -> None:
+    assert prefer(parted([1] * 100), parted([0] * 50 + [1] * 50), RING).facts["sizes"] == "free"

@@ -14,7 +14,6 @@ import warnings
 import torch
 from scipy.linalg import qr
 from torch import Tensor
-from torch.nn import functional as F
 
 from spiceclust.functional.reliable import agreement
 
@@ -84,23 +83,23 @@ def merge_linked(links: Tensor, sizes: Tensor, n_clusters: int) -> Tensor:
     Returns:
         (G,) int64 cluster of each group.
     """
-    between = links.clone()
-    between.fill_diagonal_(0)
-    weight = sizes.double().clone()
+    between, weight = links.clone(), sizes.double().clone()
     cluster = torch.arange(len(links), device=links.device)
-    alive = torch.ones(len(links), dtype=torch.bool, device=links.device)
+    merged = torch.zeros(len(links), dtype=torch.bool, device=links.device)
+    strength = between / torch.minimum(weight.unsqueeze(0), weight.unsqueeze(1))
+    strength.fill_diagonal_(-1)
     for _ in range(len(links) - n_clusters):
-        strength = between / torch.minimum(weight.unsqueeze(0), weight.unsqueeze(1))
-        strength[~alive] = -1
-        strength[:, ~alive] = -1
-        strength.fill_diagonal_(-1)
         kept, gone = divmod(int(strength.argmax()), len(links))
         between[kept] += between[gone]
         between[:, kept] += between[:, gone]
-        between[kept, kept] = 0
         weight[kept] += weight[gone]
-        alive[gone] = False
+        merged[gone] = True
         cluster[cluster == gone] = kept
+        own = between[kept] / torch.minimum(weight, weight[kept])
+        own[merged] = -1
+        own[kept] = -1
+        strength[kept], strength[:, kept] = own, own
+        strength[gone], strength[:, gone] = -1, -1
     return _numbered(cluster)
 
 
@@ -144,17 +143,19 @@ def partition_score(labels: Tensor, neighbors: Tensor, n_clusters: int) -> float
 
 
 def neighbor_votes(labels: Tensor, neighbors: Tensor, n_clusters: int) -> Tensor:
-    """Shares of the clusters among an image and its neighbours.
+    """Shares of the clusters among the neighbours of an image.
 
     Args:
         labels: (H, N) int64 in [0, C), of H partitions.
-        neighbors: (B, K) int64 numbers of the neighbours of B images, the image itself among them.
+        neighbors: (B, K) int64 numbers of those whose labels count, for each of B images.
         n_clusters: C.
 
     Returns:
         (H, B, C) float32, rows sum to 1.
     """
-    return F.one_hot(labels[:, neighbors], n_clusters).float().mean(dim=2)
+    votes = torch.zeros((len(labels), len(neighbors), n_clusters), device=labels.device)
+    each = torch.full((1, 1, 1), 1 / neighbors.shape[1], device=labels.device)
+    return votes.scatter_add_(2, labels[:, neighbors], each.expand(len(labels), *neighbors.shape))
 
 
 def _numbered(names: Tensor) -> Tensor:

@@ -139,7 +139,7 @@ def build_encoder(
             `wrn28_2`.
         channels: 1 or 3.
         image_size: S in pixels; up to 64 the stem is one 3x3 convolution (in `resnet_small` up to 20, then 4x4 with
-            stride 2), above it 7x7 with max-pooling.
+            stride 2), above it 7x7 with max-pooling; `wrn28_2` has the 3x3 one throughout.
         mean, std: per-channel statistics of the images in [0, 1].
         seed: of the initial weights (He initialisation).
 

@@ -26,7 +26,7 @@ def run(
     """Fits the temperature and puts it into the head's last layer, so that predict need not know of it.
 
     The voters are the neighbours in the features of stage 1 with their labels of stage 2: both are older than what
-    stage 3 learned, and so not a mere echo of it.
+    stage 3 learned, and so not a mere echo of it; where stage 2 ships they judge their own labels.
 
     Args:
         images: (N, channels, S, S) uint8.

@@ -1,6 +1,6 @@
 """Stage 2: heads that learn partitions of the neighbour graph, on frozen features.
 
-It stands where SPICE-Self stands (Niu et al. 2022, section III-B; `self_label` follows that to the letter): H heads
+It stands beside SPICE-Self (Niu et al. 2022, section III-B; `self_label` follows that to the letter): H heads
 learn pseudo-labels of strong and weak views, and one is kept without labels. But the pseudo-labels do not come from
 prototypes with quotas of M / C images, which tear apart what is large and fill up what is small. They come from cuts of
 the neighbour graph, which has clusters of any size. N images, V views, H heads, C clusters, D features, K neighbours.
@@ -61,7 +61,7 @@ def run(embedded: Artefact, config: FitConfig, context: Context) -> Artefact:
         context=context,
     )
     logits, consistencies = judge(heads, embedded, config.n_clusters)
-    scores = [partition_score(labels, neighbors, config.n_clusters) for labels in logits.argmax(dim=2)]
+    scores = [partition_score(labels, neighbors, config.n_clusters) for labels in logits.softmax(dim=2).argmax(dim=2)]
     facts = {"loss": curve, "scores": scores, "consistency": consistencies}
     return keep(heads, scores.index(max(scores)), logits, facts)
 

@@ -1,8 +1,8 @@
 """The guard: of the classifiers of stages 2 and 3, the one whose labels are more consistent ships.
 
 Stage 3 can make things worse. Neither stage may judge in its own favour: each labelling is scored by the neighbours in
-the features of stage 1, on which stage 2 was built, and in those of stage 3, and the mean decides. Stage 2 may come
-from the very neighbours that judge: it must win by more than a margin to ship.
+the features of stage 1, on which stage 2 was built, and in those of stage 3, and the mean decides. Where
+stage 2 was cut from the very neighbours that judge, it must win by a margin to ship.
 N images, C clusters, D features, K neighbours.
 """
 
@@ -18,11 +18,17 @@ from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import Context
 from spiceclust.training.inference import classify
 
-MARGIN = 0.005  # by which stage 2 must win: below it stage 3 was the more accurate more often than not (docs/log.md)
+MARGIN = 0.005  # for a stage 2 that was cut from the neighbours that judge: one case behind it, see docs/log.md
 
 
 def run(
-    images: Tensor, first: Classifier, second: Classifier, neighbors: Tensor, config: FitConfig, context: Context
+    images: Tensor,
+    first: Classifier,
+    second: Classifier,
+    neighbors: Tensor,
+    margin: float,
+    config: FitConfig,
+    context: Context,
 ) -> Artefact:
     """Chooses what ships.
 
@@ -30,6 +36,7 @@ def run(
         images: (N, channels, S, S) uint8.
         first, second: classifiers of stage 2 and stage 3.
         neighbors: (N, K) integers, of the embed stage.
+        margin: by how much more consistent the first must be to ship.
         config: `n_clusters`.
         context: device.
 
@@ -44,7 +51,7 @@ def run(
         labels = probabilities.argmax(dim=1)
         spaces = (neighbors.long(), other)
         scores[name] = sum(consistency(labels, near, config.n_clusters) for near in spaces) / len(spaces)
-    shipped = "3-self" if scores["3-self"] > scores["5-semi"] + MARGIN else "5-semi"
+    shipped = "3-self" if scores["3-self"] > scores["5-semi"] + margin else "5-semi"
     context.progress.say(
         f"guard: {shipped} ships, consistency " + ", ".join(f"{name} {score:.4f}" for name, score in scores.items())
     )

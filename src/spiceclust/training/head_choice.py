@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spiceclust.functional.reliable import consistency
+from spiceclust.functional.reliable import agreement, consistency
 from spiceclust.models.heads import ClusterHeads
 from spiceclust.training.checkpoint import Artefact
 
 SCORING_NEIGHBORS = 20
-EQUAL_SIZES = 0.02  # of the neighbours may contradict clusters of equal size before these are given up (docs/log.md)
+EQUAL_SIZES = (
+    0.02  # share of neighbours more that clusters of equal size may part before they are given up (docs/log.md)
+)
 
 
 @torch.no_grad()
@@ -43,7 +45,7 @@ def keep(heads: ClusterHeads, best: int, logits: Tensor, facts: dict[str, Any]) 
     return Artefact({**weights, **found}, {**facts, "kept": best})
 
 
-def prefer(equal: Artefact, free: Artefact) -> Artefact:
+def prefer(equal: Artefact, free: Artefact, embedded: Artefact) -> Artefact:
     """Clusters of equal size, as SPICE assumes them, unless the neighbours contradict them.
 
     Equal sizes hold a class together that lies in several pieces, which free sizes do not; but where the classes are
@@ -52,14 +54,20 @@ def prefer(equal: Artefact, free: Artefact) -> Artefact:
     Args:
         equal: of a stage whose pseudo-labels have equal quotas.
         free: of one whose clusters may have any size.
+        embedded: of the embed stage.
 
     Returns:
-        One of the two; its facts tell in addition the consistency of both (`equal`, `free`) and which was chosen.
+        One of the two; its facts tell in addition which (`sizes`), and how many neighbours agree in both (`agreement`).
     """
-    found = {name: one.facts["consistency"][one.facts["kept"]] for name, one in (("equal", equal), ("free", free))}
-    chosen = "equal" if found["equal"] >= found["free"] - EQUAL_SIZES else "free"
-    kept = equal if chosen == "equal" else free
-    return Artefact(kept.tensors, {**kept.facts, "sizes": chosen, "consistency_by_sizes": found})
+    neighbors = embedded.tensors["neighbors"][:, :SCORING_NEIGHBORS].long()
+    agreements, filled = {}, {}
+    for sizes, artefact in (("equal", equal), ("free", free)):
+        labels = artefact.tensors["head_labels"][artefact.facts["kept"]].long()
+        agreements[sizes] = float(agreement(labels, neighbors).double().mean())
+        filled[sizes] = len(labels.bincount().nonzero())
+    keep_equal = agreements["equal"] >= agreements["free"] - EQUAL_SIZES and filled["equal"] >= filled["free"]
+    chosen, kept = ("equal", equal) if keep_equal else ("free", free)
+    return Artefact(kept.tensors, {**kept.facts, "sizes": chosen, "agreement": agreements})
 
 
 def _labels(logits: Tensor) -> Tensor:
