@@ -19,7 +19,7 @@ def test_the_demo_sorts_the_digits(tmp_path: Path) -> None:
     seconds = time.monotonic() - start
     scores = json.loads(command(tmp_path, "evaluate", "digits", "--labels", "digits").stdout)
     print(f"demo: {seconds:.0f} s, {scores}")
-    assert scores["acc"] >= 0.93
+    assert scores["acc"] >= 0.94
     assert scores["n"] == 1797
     result = Result.load(tmp_path / "digits")
     assert result.run["config"]["views"] == "glyph"
