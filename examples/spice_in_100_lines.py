@@ -35,7 +35,7 @@ N = len(images)
 # Stage 1, MoCo v2: two views of an image lie close, views of other images far.
 encoder = build_encoder("resnet_small", 1, 16, mean=[0.3], std=[0.35], seed=0)
 query_model = nn.Sequential(encoder, build_projection(encoder.n_features, 128, seed=0))
-key_model = MomentumModel(query_model, 0.99)
+key_model = MomentumModel(query_model, 0.95)
 queue = F.normalize(torch.randn(Q, 128, generator=draws), dim=1)
 optimizer = torch.optim.SGD(query_model.parameters(), lr=0.06, momentum=0.9, weight_decay=5e-4)
 schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * (N // B))
@@ -60,8 +60,7 @@ with torch.no_grad():
 # Stage 2, SPICE-Self: ten heads learn from the labels that prototypes give to their nearest images.
 heads = ClusterHeads(10, encoder.n_features, C, seed=0)
 optimizer = torch.optim.Adam(heads.parameters(), lr=0.005)
-quotas = balanced_quotas(1000, C)
-clusters = labels_of(quotas)
+clusters = labels_of(quotas := balanced_quotas(1000, C))
 for step in range(100):
     meta = torch.randperm(N, generator=draws)[:1000]
     with torch.no_grad():
