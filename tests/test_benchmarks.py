@@ -102,12 +102,12 @@ def test_accuracy_measures_every_stage_and_methods_share_the_first_two(
     for rows in both:
         assert list(rows) == [
             *("k-means on pixels", "k-means on embeddings"),
-            *("SPICE-Self, kept head", "SPICE-Self, oracle head", "SPICE, whole"),
+            *("SPICE, kept head", "SPICE, oracle head", "SPICE, whole"),
             *("SCAN, kept head", "SCAN, oracle head", "SCAN, whole"),
         ]
         assert [row["n"] for row in rows.values()] == [30, 30, 30, 30, 33, 30, 30, 33]
-        assert rows["SPICE-Self, kept head"]["acc"] <= rows["SPICE-Self, oracle head"]["acc"]
-        seconds = [rows[name]["seconds"] for name in ("k-means on embeddings", "SPICE-Self, kept head", "SPICE, whole")]
+        assert rows["SPICE, kept head"]["acc"] <= rows["SPICE, oracle head"]["acc"]
+        seconds = [rows[name]["seconds"] for name in ("k-means on embeddings", "SPICE, kept head", "SPICE, whole")]
         assert 0 < rows["k-means on pixels"]["seconds"] < min(seconds)
         assert seconds[1] < seconds[2]
         assert 0 < rows["SCAN, whole"]["reliable_share"] <= 1
@@ -134,4 +134,4 @@ def test_what_is_done_stays_when_a_later_seed_fails(benchmark: Path, monkeypatch
     with pytest.raises(ConfigError, match="stop"):
         run_accuracy(benchmark, "--seeds", "2", "--methods", "spice", "--no-baselines")
     kept = json.loads((benchmark / "results/test.json").read_text())["sets"]["shapes"]
-    assert [list(rows) for rows in kept] == [["SPICE-Self, kept head", "SPICE-Self, oracle head", "SPICE, whole"]]
+    assert [list(rows) for rows in kept] == [["SPICE, kept head", "SPICE, oracle head", "SPICE, whole"]]

@@ -127,7 +127,7 @@ def test_twice_the_clusters_is_enough() -> None:
         ({"n_clusters": 1}, r"n_clusters=1 should be >= 2"),
         ({"method": "scam"}, r"unknown method 'scam': choose one of auto, spice, spice-paper, scan$"),
         ({"preset": "fast"}, r"unknown preset 'fast': choose one of quick, standard, paper"),
-        ({"views": "photo"}, r"unknown views 'photo': choose one of auto, natural, glyph, texture"),
+        ({"views": "photo"}, r"unknown views 'photo': choose one of auto, natural, aligned, glyph, texture"),
         ({"encoder": "clip"}, r"unknown encoder 'clip': choose one of moco"),
         ({"image_size": 7}, r"image_size=7 should lie between 8 and 1024"),
         ({"image_size": 1025}, r"image_size=1025 should lie between 8 and 1024"),
@@ -147,7 +147,7 @@ def test_a_bad_request_is_refused_in_one_line(asked: dict[str, Any], message: st
 
 
 @pytest.mark.parametrize("size", [None, 8, 1024])
-@pytest.mark.parametrize("views", ["auto", "natural", "glyph", "texture"])
+@pytest.mark.parametrize("views", ["auto", "natural", "aligned", "glyph", "texture"])
 def test_a_good_request_passes(views: str, size: int | None) -> None:
     request = make_request(n_clusters=2, views=views, image_size=size)
     assert (request.views, request.image_size) == (views, size)

@@ -55,7 +55,7 @@ def fit(
     method: Annotated[str, typer.Option(help="auto, spice, spice-paper (as published) or scan.")] = "auto",
     preset: Annotated[str, typer.Option(help="quick (CPU, minutes), standard (one GPU) or paper.")] = "quick",
     encoder: Annotated[str, typer.Option(help="moco: learn the features from these images.")] = "moco",
-    views: Annotated[str, typer.Option(help="auto, natural, glyph or texture.")] = "auto",
+    views: Annotated[str, typer.Option(help="auto, natural, aligned, glyph or texture.")] = "auto",
     image_size: Annotated[int | None, typer.Option(help="Side in pixels; derived when not given.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = 0,
     device: DeviceOption = "auto",

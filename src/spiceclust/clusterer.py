@@ -53,7 +53,7 @@ class Spice(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             baseline of Van Gansbeke et al. (2020). `auto` is `spice-paper` in the preset `paper`, `spice` otherwise.
         preset: `quick` (CPU, minutes), `standard` (one GPU, or patience) or `paper` (the published schedule).
         encoder: `moco` learns the features from these images.
-        views: `auto`, `natural`, `glyph` or `texture`: which changes leave the meaning of an image as it is.
+        views: `auto`, `natural`, `aligned`, `glyph` or `texture`: which changes leave the meaning of an image as it is.
         image_size: side in pixels to which images are resized; None derives it from the images and the preset.
         device: `auto`, `cpu`, `cuda`, ...
         config: parts of `spiceclust.config.FitConfig`, nested as in it, that override what the preset derives.

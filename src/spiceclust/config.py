@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from spiceclust.errors import ConfigError, SourceError
 
 Method = Literal["spice", "spice-paper", "scan"]
-Domain = Literal["natural", "glyph", "texture"]
+Domain = Literal["natural", "aligned", "glyph", "texture"]
 Backbone = Literal["resnet_small", "resnet18", "resnet34", "wrn28_2"]
 T = TypeVar("T")
 M = TypeVar("M", bound="_Frozen")
@@ -38,6 +38,9 @@ class PretrainConfig(_Frozen):
     learning_rate: float = Field(gt=0)
     weight_decay: float = Field(ge=0)
     warmup: float = Field(default=0.05, ge=0, lt=1, description="share of the steps in which the rate rises linearly")
+    neighbors: int = Field(gt=0, description="nearest images, of which one may stand in for the second view")
+    neighbor_share: float = Field(default=0.5, ge=0, le=1, description="share of a batch for which one does")
+    neighbor_start: float = Field(default=0.6, ge=0, le=1, description="share of the steps before that begins")
 
 
 class EmbedConfig(_Frozen):
@@ -158,28 +161,28 @@ class Facts(_Frozen):
     domain: Domain = Field(description="the domain that `auto` would choose")
 
 
-def quick(n: int, c: int) -> dict[str, Any]:
-    """Minutes on a CPU: a small ResNet, and epochs that fall with the square root of N."""
+def quick(n: int, c: int, side: int) -> dict[str, Any]:
+    """Minutes on a CPU: a small ResNet, and epochs that fall with the square root of N and grow with the image."""
     batch = _power_of_two(n / 32, min(32, n), 64 if n < 20_000 else 128)
-    epochs = max(10, min(300, round(5000 / math.sqrt(n))))
+    epochs = 5000 / math.sqrt(n)  # what 16 pixels need
     return {
         "backbone": "resnet_small",
-        "pretrain": _moco(epochs=epochs, batch_size=batch),
+        "pretrain": _moco(n, c, epochs=max(10, min(300, round(epochs * min(2, side / 16)))), batch_size=batch),
         "embed": {"cached_views": 8},
         "graph_label": _graph_heads(n, c),
         "self_label": _heads(n, c),
         "select": {"max_neighbors": _max_neighbors(n, c)},
         "scan": _scan(n, c),
-        **_teachers(n, epochs=max(4, epochs // 6), batch_size=32, unlabelled_ratio=3),
+        **_teachers(n, epochs=max(4, min(50, epochs / 6)), batch_size=32, unlabelled_ratio=3),
     }
 
 
-def standard(n: int, c: int) -> dict[str, Any]:
+def standard(n: int, c: int, side: int) -> dict[str, Any]:
     """One GPU, or patience: ResNet-18 and a few hundred epochs."""
     epochs = max(100, min(800, round(50_000 / math.sqrt(n))))
     return {
         "backbone": "resnet18",
-        "pretrain": _moco(epochs=epochs, batch_size=_power_of_two(n / 32, min(32, n), 512)),
+        "pretrain": _moco(n, c, epochs=epochs, batch_size=_power_of_two(n / 32, min(32, n), 512)),
         "embed": {"cached_views": 8},
         "graph_label": _graph_heads(n, c),
         "self_label": _heads(n, c),
@@ -189,7 +192,7 @@ def standard(n: int, c: int) -> dict[str, Any]:
     }
 
 
-def paper(n: int, c: int) -> dict[str, Any]:
+def paper(n: int, c: int, side: int) -> dict[str, Any]:
     """The published schedule: ResNet-34, 1,000 epochs, M = 100 C, five passes, K up to 100, 2^20 FixMatch steps."""
     batch = _power_of_two(n / 8, min(32, n), 128)
     scan = _scan(n, c)
@@ -203,6 +206,8 @@ def paper(n: int, c: int) -> dict[str, Any]:
             "learning_rate": 0.015,
             "weight_decay": 1e-4,
             "warmup": 0.0,
+            "neighbors": 1,
+            "neighbor_share": 0.0,
         },
         "embed": {"cached_views": 40},
         "graph_label": _graph_heads(n, c),
@@ -214,7 +219,7 @@ def paper(n: int, c: int) -> dict[str, Any]:
     }
 
 
-PRESETS: dict[str, Callable[[int, int], dict[str, Any]]] = {"quick": quick, "standard": standard, "paper": paper}
+PRESETS: dict[str, Callable[[int, int, int], dict[str, Any]]] = {"quick": quick, "standard": standard, "paper": paper}
 DEFAULT_METHOD: dict[str, Method] = {"quick": "spice", "standard": "spice", "paper": "spice-paper"}
 OVERRIDABLE = (
     "backbone", "pretrain", "embed", "graph_label", "self_label", "select", "semi", "scan", "confident",
@@ -265,6 +270,7 @@ def resolve(request: Request, facts: Facts) -> FitConfig:
             f"{n} distinct readable images are too few for {c} clusters: at least {2 * c} are needed; "
             f"add images or ask for {f'at most {n // 2}' if n >= 4 else 'fewer'} clusters"
         )
+    side = image_size(request, facts.native_size)
     values: dict[str, Any] = {
         "n_clusters": c,
         "seed": request.seed,
@@ -272,9 +278,9 @@ def resolve(request: Request, facts: Facts) -> FitConfig:
         "preset": request.preset,
         "encoder": request.encoder,
         "views": facts.domain if request.views == "auto" else request.views,
-        "image_size": image_size(request, facts.native_size),
+        "image_size": side,
         "channels": facts.channels,
-        **PRESETS[request.preset](n, c),
+        **PRESETS[request.preset](n, c, side),
     }
     max_neighbors = _given(request.overrides, "select", "max_neighbors")
     if isinstance(max_neighbors, int) and max_neighbors > 0:
@@ -347,8 +353,9 @@ def choose(table: dict[str, T], name: str, what: str) -> T:
     return table[name]
 
 
-def _moco(*, epochs: int, batch_size: int) -> dict[str, Any]:
+def _moco(n: int, c: int, *, epochs: int, batch_size: int) -> dict[str, Any]:
     return {
+        "neighbors": max(1, min(5, n // (4 * c))),
         "epochs": epochs,
         "batch_size": batch_size,
         "temperature": 0.5,
@@ -379,7 +386,7 @@ def _max_neighbors(n: int, c: int) -> int:
     return max(1, min(100, n // (2 * c)))
 
 
-def _teachers(n: int, *, epochs: int, batch_size: int, unlabelled_ratio: int) -> dict[str, Any]:
+def _teachers(n: int, *, epochs: float, batch_size: int, unlabelled_ratio: int) -> dict[str, Any]:
     """Stage 3 of all methods: the same steps, and as many unlabelled images in each."""
     images = batch_size * unlabelled_ratio
     steps = max(20, round(epochs * n / images))

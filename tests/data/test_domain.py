@@ -66,7 +66,7 @@ MADE_UP = [
     ("glyph", glyphs(300)),
     ("glyph", 255 - glyphs(300)),
     ("glyph", glyphs(300).expand(-1, 3, -1, -1)),
-    ("natural", garments(300)),
+    ("aligned", garments(300)),
     ("natural", photographs(300)),
     ("natural", photographs(300, channels=1)),
     ("texture", textures(300)),
@@ -79,7 +79,9 @@ def test_the_domain_is_chosen_from_the_images_with_a_reason(domain: Domain, imag
     choice = choose_domain(images)
     assert choice.domain == domain
     assert re.search(
-        r"\(colour \d\.\d{3}, background share \d\.\d{2}, filled \d\.\d{2}, uprightness -?\d+\.\d{3}\)$", choice.reason
+        r"\(colour \d\.\d{3}, background share \d\.\d{2}, filled \d\.\d{2}, "
+        r"uprightness -?\d+\.\d{3}, outline -?\d+\.\d{3}\)$",
+        choice.reason,
     )
     assert "\n" not in choice.reason
     assert choose_domain(images.flip(0)) == choice
@@ -87,7 +89,7 @@ def test_the_domain_is_chosen_from_the_images_with_a_reason(domain: Domain, imag
 
 def test_reasons_differ_between_the_domains() -> None:
     reasons = {choose_domain(images).reason.split(" (")[0] for _, images in MADE_UP}
-    assert len(reasons) == 3
+    assert len(reasons) == 4
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 20])

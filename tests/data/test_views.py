@@ -168,7 +168,7 @@ def all_weak_views(image: Tensor, domain: Domain) -> dict[tuple[int, int, int], 
         padded = np.stack([np.pad(c, reach, constant_values=g) for c, g in zip(pixels, ground, strict=True)])
     else:
         padded = np.pad(pixels, pad, mode="symmetric")
-    orientations = {"natural": [0, 1], "glyph": [0], "texture": list(range(8))}[domain]
+    orientations = {"natural": [0, 1], "aligned": [0, 1], "glyph": [0], "texture": list(range(8))}[domain]
     return {
         (orientation, y - reach, x - reach): dihedral(padded[:, y : y + side, x : x + side])[orientation]
         for orientation in orientations
@@ -293,7 +293,7 @@ def test_contrastive_and_strong_views_turn_as_the_domain_allows(
     up, down = (angles < -45) & (angles > -135), (angles > 45) & (angles < 135)
     if domain == "glyph":
         assert right.all()
-    elif domain == "natural":
+    elif domain in ("natural", "aligned"):
         assert (right | left).all()
         assert 150 <= left.sum() <= 250
     else:
@@ -440,14 +440,14 @@ def test_noise_has_the_strength_asked_for() -> None:
     assert float(noisy[1].mean()) == pytest.approx(0.5, abs=0.01)
 
 
-@pytest.mark.parametrize(("domain", "share"), [("natural", 0.2), ("texture", 0.1), ("glyph", 0.0)])
+@pytest.mark.parametrize(("domain", "share"), [("natural", 0.2), ("aligned", 0.5), ("texture", 0.1), ("glyph", 0.0)])
 def test_contrastive_views_are_grey_as_often_as_asked(domain: Domain, share: float) -> None:
     made = view(domain, "contrastive", noise(2000, 3, size=8))
     spread = (made.amax(dim=1) - made.amin(dim=1)).amax(dim=(1, 2))
     assert float((spread < 1e-5).float().mean()) == pytest.approx(share, abs=0.03)
 
 
-@pytest.mark.parametrize(("domain", "share"), [("natural", 0.8), ("texture", 0.8)])
+@pytest.mark.parametrize(("domain", "share"), [("natural", 0.8), ("aligned", 0.8), ("texture", 0.8)])
 def test_colours_are_jittered_as_often_as_asked(domain: Domain, share: float) -> None:
     appearance = CONTRASTIVE[domain][1]
     assert appearance.jitter_probability == share
@@ -518,7 +518,7 @@ def test_each_operation_does_something_and_identity_nothing(
     assert (float(change[:2].max()) < 1e-4) if operation == "identity" else (float(change[:2].min()) > 0.01)
 
 
-@pytest.mark.parametrize(("domain", "greatest"), [("natural", 0.5), ("glyph", 0.3), ("texture", 0.5)])
+@pytest.mark.parametrize(("domain", "greatest"), [("natural", 0.5), ("aligned", 0.5), ("glyph", 0.3), ("texture", 0.5)])
 def test_cutout_replaces_a_square_by_the_mean(domain: Domain, greatest: float) -> None:
     assert CUTOUT[domain] == greatest
     images = noise(300, 3, size=20).float() / 255

@@ -1,9 +1,11 @@
 """Random views of images, computed for a whole batch at once with an independent draw for each image.
 
 Three kinds: `contrastive` (MoCo's two views), `weak` (flip and shift) and `strong` (four random operations and
-cutout). Each exists in three domains, because what keeps the meaning of an image depends on what it shows:
+cutout). Each exists in four domains, because what keeps the meaning of an image depends on what it shows:
 
     natural   photographs: crops, horizontal flips, colour
+    aligned   one thing at a fixed place (garments, faces, hand signs): its outline counts, so crops are mild; its
+              colour and shade do not, so they change more
     glyph     digits, letters, symbols: small affine and elastic changes, stroke width; no flips, no colour
     texture   microscopy, aerial, surfaces: no up or down, so all flips and rotations; little colour
 
@@ -75,6 +77,10 @@ CONTRASTIVE: dict[Domain, tuple[Geometry, Appearance]] = {
         Geometry(crop=(0.2, 1.0), aspect=(3 / 4, 4 / 3), flip_horizontal=True),
         Appearance(0.4, 0.4, 0.4, 0.1, jitter_probability=0.8, grey_probability=0.2, blur_probability=0.5),
     ),
+    "aligned": (
+        Geometry(crop=(0.5, 1.0), aspect=(3 / 4, 4 / 3), flip_horizontal=True),
+        Appearance(0.6, 0.6, 0.8, 0.2, jitter_probability=0.8, grey_probability=0.5, blur_probability=0.5),
+    ),
     "glyph": (
         Geometry(rotate=15, shear=12, shift=0.1, scale=(0.8, 1.2), elastic=0.06, padding="background"),
         Appearance(brightness=0.1, contrast=0.3, stroke=0.6, noise=0.08),
@@ -97,6 +103,7 @@ WEAK: dict[Domain, Geometry] = {
     "glyph": Geometry(shift=0.0625, padding="background"),
     "texture": Geometry(shift=0.125, flip_horizontal=True, flip_vertical=True, quarter_turns=True),
 }
+WEAK["aligned"] = WEAK["natural"]
 
 # Operations of the strong view, with the greatest strength of each. Geometry as in `Geometry`.
 STRONG: dict[Domain, dict[str, float]] = {
@@ -113,8 +120,9 @@ STRONG: dict[Domain, dict[str, float]] = {
         "contrast": 0.4, "saturation": 0.4, "sharpness": 0.9, "autocontrast": 1.0, "noise": 0.05, "identity": 1.0,
     },
 }  # fmt: skip
+STRONG["aligned"] = STRONG["natural"]
 STRONG_OPERATIONS = 4
-CUTOUT = {"natural": 0.5, "glyph": 0.3, "texture": 0.5}  # greatest side, share of the image's
+CUTOUT = {"natural": 0.5, "aligned": 0.5, "glyph": 0.3, "texture": 0.5}  # greatest side, share of the image's
 BLUR_FROM = 33  # pixels; below, a blur would leave nothing (method.md: none at 32 px)
 
 

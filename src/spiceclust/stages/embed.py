@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from spiceclust.config import FitConfig
 from spiceclust.data.views import Views
@@ -15,7 +14,7 @@ from spiceclust.functional.neighbors import nearest_neighbors
 from spiceclust.models.encoders import Encoder
 from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import Context
-from spiceclust.training.inference import apply_batched
+from spiceclust.training.inference import embed_images
 
 
 def run(images: Tensor, encoder: Encoder, config: FitConfig, context: Context) -> Artefact:
@@ -37,13 +36,11 @@ def run(images: Tensor, encoder: Encoder, config: FitConfig, context: Context) -
     with context.progress.task("2 embed", 1 + 2 * count) as task:
 
         def embed(kind: str, view: int = 0) -> Tensor:
-            def function(batch: Tensor, number: int) -> Tensor:
+            def seen(batch: Tensor, number: int) -> Tensor:
                 draws = context.generator("embed", kind, view, number)
-                seen = views.plain(batch) if kind == "plain" else getattr(views, kind)(batch, draws)
-                with context.autocast():
-                    return F.normalize(encoder(seen).float(), dim=1)
+                return views.plain(batch) if kind == "plain" else getattr(views, kind)(batch, draws)
 
-            embeddings = apply_batched(function, images, context.device)
+            embeddings = embed_images(encoder, images, seen, context)
             task.advance()
             return embeddings
 

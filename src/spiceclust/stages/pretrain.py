@@ -1,9 +1,13 @@
 """Stage 1, representation: MoCo v2 (He et al. 2020, Chen et al. 2020) with averaged batch norm (EMAN).
 
-N images, B images in a batch, Q keys in the queue.
+Towards the end, when neighbours in the features tend to show the same, some images are paired with a neighbour
+instead of with themselves (as in neighbourhood discovery, Huang et al. 2019, and NNCLR, Dwibedi et al. 2021): what
+tells two images of a kind apart is then no longer worth learning. N images, B images in a batch, Q keys in the queue.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +16,17 @@ from torch.nn import functional as F
 from spiceclust.config import FitConfig
 from spiceclust.data.views import Views
 from spiceclust.functional.contrast import enqueue, info_nce
+from spiceclust.functional.neighbors import nearest_neighbors
 from spiceclust.models.encoders import Encoder, build_encoder
 from spiceclust.models.heads import build_projection
 from spiceclust.models.momentum import MomentumModel
 from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import Context
+from spiceclust.training.inference import embed_images
 from spiceclust.training.loop import batches, cosine, train
+from spiceclust.training.partners import Partners
+
+REFRESHES = 10  # the neighbours hold for this part of the training, then they are sought anew
 
 
 def run(images: Tensor, config: FitConfig, context: Context) -> Artefact:
@@ -42,21 +51,30 @@ def run(images: Tensor, config: FitConfig, context: Context) -> Artefact:
     queue = torch.randn((settings.queue_size, settings.projection_dim), device=context.device, generator=generator)
     queue = F.normalize(queue, dim=1)
     order = batches(len(images), settings.batch_size, "pretrain", context)
+    steps = max(1, settings.epochs * len(images) // settings.batch_size)
+    key_encoder: Encoder = key_model.average[0]  # type: ignore[index]
+
+    def seek() -> Tensor:
+        plain = embed_images(key_encoder, images, lambda batch, _: views.plain(batch), context)
+        return nearest_neighbors(plain, min(settings.neighbors, len(images) - 1))[0]
+
+    first = math.ceil(settings.neighbor_start * steps)
+    partners = Partners(seek, settings.neighbor_share, first, max(1, steps // REFRESHES))
 
     def step(number: int) -> Tensor:
         if number:
             key_model.update()
-        batch = images[next(order)]
+        rows = next(order)
         draws = context.generator("pretrain", "views", number)
-        first, second = views.contrastive(batch, draws), views.contrastive(batch, draws)
+        others = partners.of(rows, number, draws)
+        one, other = views.contrastive(images[rows], draws), views.contrastive(images[others], draws)
         with context.autocast():
-            queries, keys = query_model(first), key_model(second)
+            queries, keys = query_model(one), key_model(other)
         queries, keys = F.normalize(queries.float(), dim=1), F.normalize(keys.float(), dim=1)
         loss = info_nce(queries, keys, queue.clone(), settings.temperature)
         enqueue(queue, keys, number)
         return loss
 
-    steps = max(1, settings.epochs * len(images) // settings.batch_size)
     curve = train(
         step,
         steps=steps,
@@ -71,8 +89,7 @@ def run(images: Tensor, config: FitConfig, context: Context) -> Artefact:
         name="1 pretrain (MoCo v2)",
         context=context,
     )
-    trained = key_model.average[0]  # type: ignore[index]
-    return Artefact(trained.state_dict(), {"steps": steps, "loss": curve})
+    return Artefact(key_encoder.state_dict(), {"steps": steps, "loss": curve})
 
 
 def new_encoder(images: Tensor, config: FitConfig, context: Context) -> Encoder:

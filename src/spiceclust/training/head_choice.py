@@ -15,9 +15,7 @@ from spiceclust.models.heads import ClusterHeads
 from spiceclust.training.checkpoint import Artefact
 
 SCORING_NEIGHBORS = 20
-EQUAL_SIZES = (
-    0.02  # share of neighbours more that clusters of equal size may part before they are given up (docs/log.md)
-)
+EQUAL_SIZES = 0.025  # share of neighbours more that equal sizes may part before they are given up (docs/log.md)
 
 
 @torch.no_grad()

@@ -9,8 +9,11 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from spiceclust.models.encoders import Encoder
 from spiceclust.models.heads import Classifier
+from spiceclust.training.context import Context
 
 BATCH = 256
 
@@ -41,6 +44,24 @@ def apply_batched(
             part = torch.cat([part, part[-1:].expand(batch - count, -1, -1, -1)])
         outputs.append(function(part, number)[:count].clone())
     return torch.cat(outputs)
+
+
+def embed_images(encoder: Encoder, images: Tensor, seen: Callable[[Tensor, int], Tensor], context: Context) -> Tensor:
+    """(N, D) float32: L2-normalised features, in the precision of training.
+
+    Args:
+        encoder: in evaluation mode.
+        images: (N, channels, S, S) uint8.
+        seen: given a batch of images and its number, returns the views (B, channels, S, S) float32 in [0, 1].
+        context: device and precision.
+    """
+
+    def features(batch: Tensor, number: int) -> Tensor:
+        views = seen(batch, number)
+        with context.autocast():
+            return F.normalize(encoder(views).float(), dim=1)
+
+    return apply_batched(features, images, context.device)
 
 
 def classify(classifier: Classifier, images: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
