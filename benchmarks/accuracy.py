@@ -3,8 +3,8 @@
     python benchmarks/accuracy.py --data DIR --suite small --seeds 3
 
 Labels score what is finished; nothing is chosen by them. The rows `oracle head` are what the best head by true labels
-would have given, beside the one that was kept of the same ten. `spice` keeps equal sizes or gives them up, as the
-neighbours say; `spice-paper` always keeps them. Methods share stages 1 and 2, and a row's seconds are those of
+would have given, beside the one that was kept of the same ten. `spice` clusters in three ways and keeps one;
+`spice-paper` has prototypes with equal quotas only. Methods share stages 1 and 2, and a row's seconds are those of
 everything from the pixels on: what is clustered by its embeddings includes the two stages.
 
 Runs are kept in runs/benchmarks: after an interruption the same command of the same commit goes on where it stopped.
@@ -44,7 +44,7 @@ from spiceclust.training.context import open_device
 METHODS: dict[str, dict[str, Any]] = {
     name: {"method": name} for name in ("spice", "spice-paper", "scan")
 }  # added to a request
-TITLES = {"spice": "SPICE", "spice-paper": "SPICE (equal sizes)", "scan": "SCAN"}
+TITLES = {"spice": "SPICE", "spice-paper": "SPICE-Self as published", "scan": "SCAN"}
 DEFAULT_METHODS = ("spice", "scan")
 SPECTRAL_LIMIT = 12_000  # images; beyond it spectral clustering takes longer than the rest together
 MEASURES = ("acc", "nmi", "ari")
@@ -87,7 +87,7 @@ def score_run(method: str, result: Result, folder: Path, classes: NDArray[np.int
     heads = [score_clusters(head, classes[distinct(result)]) for head in load_tensor(folder / "3-self", "head_labels")]
     scores, trust = evaluate(result, {str(i): str(name) for i, name in enumerate(classes)})
     stage_2, title = result.metrics["3-self"], TITLES[method]
-    fate = {"shipped": result.run["shipped"], "sizes": stage_2.get("sizes", "")}
+    fate = {"shipped": result.run["shipped"], "clustering": stage_2.get("clustering", "")}
     return {
         f"{title}, kept head": row(heads[stage_2["kept"]], until_heads),
         f"{title}, oracle head": row(max(heads, key=lambda head: head.acc), until_heads),
@@ -142,13 +142,13 @@ def report(about: str, measured: dict[str, list[Rows]]) -> str:
             cells += [f"{values['acc'].min():.3f}", f"{values['n'][0]:,}"]
             cells += [f"{len(seeds)}", f"{values['seconds'].mean():.0f}"]
             lines.append(f"| {name} | {method} | {' | '.join(cells)} |")
-    lines += ["", "| set | method | reliable share | precision of `reliable` | ECE | sizes | shipped |"]
+    lines += ["", "| set | method | reliable share | precision of `reliable` | ECE | clustering | shipped |"]
     lines += ["|---" * 7 + "|"]
     for name, seeds in measured.items():
         for method in (method for method in seeds[0] if "shipped" in seeds[0][method]):
             rows = [seed[method] for seed in seeds]
             cells = [f"{np.mean([row[key] for row in rows]):.3f}" for key in TRUST]
-            cells += [", ".join(row[key] for row in rows) for key in ("sizes", "shipped")]
+            cells += [", ".join(row[key] for row in rows) for key in ("clustering", "shipped")]
             lines.append(f"| {name} | {method} | {' | '.join(cells)} |")
     notes = [f"{name}: {NOTES[name]}." for name in measured if name in NOTES]
     return "\n".join([*lines, "", *notes]).rstrip() + "\n"

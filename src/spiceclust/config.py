@@ -167,7 +167,7 @@ def quick(n: int, c: int, side: int) -> dict[str, Any]:
     epochs = 5000 / math.sqrt(n)  # what 16 pixels need
     return {
         "backbone": "resnet_small",
-        "pretrain": _moco(n, c, epochs=max(10, min(300, round(epochs * min(2, side / 16)))), batch_size=batch),
+        "pretrain": _moco(n, epochs=max(10, min(300, round(epochs * min(2, side / 16)))), batch_size=batch),
         "embed": {"cached_views": 8},
         "graph_label": _graph_heads(n, c),
         "self_label": _heads(n, c),
@@ -182,7 +182,7 @@ def standard(n: int, c: int, side: int) -> dict[str, Any]:
     epochs = max(100, min(800, round(50_000 / math.sqrt(n))))
     return {
         "backbone": "resnet18",
-        "pretrain": _moco(n, c, epochs=epochs, batch_size=_power_of_two(n / 32, min(32, n), 512)),
+        "pretrain": _moco(n, epochs=epochs, batch_size=_power_of_two(n / 32, min(32, n), 512)),
         "embed": {"cached_views": 8},
         "graph_label": _graph_heads(n, c),
         "self_label": _heads(n, c),
@@ -353,9 +353,9 @@ def choose(table: dict[str, T], name: str, what: str) -> T:
     return table[name]
 
 
-def _moco(n: int, c: int, *, epochs: int, batch_size: int) -> dict[str, Any]:
+def _moco(n: int, *, epochs: int, batch_size: int) -> dict[str, Any]:
     return {
-        "neighbors": max(1, min(5, n // (4 * c))),
+        "neighbors": max(1, min(5, n // 40)),
         "epochs": epochs,
         "batch_size": batch_size,
         "temperature": 0.5,

@@ -61,16 +61,18 @@ class _Method(NamedTuple):
     retraining_part: str
 
 
-def _equal_or_free_sizes(embedded: Artefact, config: FitConfig, context: Context) -> Artefact:
-    """Stage 2 of `spice`: prototypes with equal quotas, and cuts of the neighbour graph; the neighbours decide."""
-    found = prefer(self_label.run(embedded, config, context), graph_label.run(embedded, config, context), embedded)
-    both = ", ".join(f"{sizes} {share:.4f}" for sizes, share in found.facts["agreement"].items())
-    context.progress.say(f"clusters of {found.facts['sizes']} size; neighbours that agree: {both}")
+def _best_clustering(embedded: Artefact, config: FitConfig, context: Context) -> Artefact:
+    """Stage 2 of `spice`: prototypes with equal quotas, cuts of the neighbour graph, or neighbours with evenness."""
+    ways = {"prototypes": self_label.run, "cuts": graph_label.run, "neighbors": scan.run}
+    candidates = {name: run(embedded, config, context) for name, run in ways.items()}
+    found = prefer(candidates, embedded, config.n_clusters)
+    scores = ", ".join(f"{name} {score:.3f}" for name, score in found.facts["partition_scores"].items())
+    context.progress.say(f"clusters by {found.facts['clustering']}; scores: {scores}")
     return found
 
 
 METHODS: Final = {
-    "spice": _Method(_equal_or_free_sizes, ["self_label", "graph_label"], semi, "semi"),
+    "spice": _Method(_best_clustering, ["self_label", "graph_label", "scan"], semi, "semi"),
     "spice-paper": _Method(self_label.run, ["self_label"], semi, "semi"),
     "scan": _Method(scan.run, ["scan"], confident, "confident"),
 }
@@ -246,7 +248,7 @@ class _Run:
         )
         second = copy.deepcopy(first)
         second.load_state_dict(dict(tuned.tensors))
-        margin = guard.MARGIN if labelled.facts.get("sizes") == "free" else 0.0
+        margin = guard.MARGIN if labelled.facts.get("clustering", "prototypes") != "prototypes" else 0.0
         verdict = guard.run(pixels, first, second, neighbors, margin, config, context)
         shipped = first if verdict.facts["shipped"] == "3-self" else second
         calibrated = calibrate.run(pixels, shipped, labelling, neighbors, config, context)

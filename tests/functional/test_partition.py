@@ -73,7 +73,7 @@ def slow_score(labels: list[int], neighbors: list[list[int]]) -> float:
     entropy = -sum(share * math.log(share) for share in shares)
     pairs = [(labels[image], labels[near]) for image, row in enumerate(neighbors) for near in row]
     apart = Fraction(sum(one != other for one, other in pairs), len(pairs))
-    return 3 * entropy - math.log(apart + 0.01)
+    return 3.5 * entropy - math.log(apart + 0.01)
 
 
 def same_parts(one: Tensor, other: Tensor) -> bool:
@@ -263,12 +263,12 @@ def test_the_score_is_its_formula(labelling: tuple[list[int], list[list[int]], i
 def test_the_score_by_hand() -> None:
     neighbors = torch.tensor([[1], [0], [3], [2]])
     two, one = torch.tensor([0, 0, 1, 1]), torch.zeros(4, dtype=torch.int64)
-    assert partition_score(two, neighbors, 2) == pytest.approx(3 * math.log(2) + math.log(100))
+    assert partition_score(two, neighbors, 2) == pytest.approx(3.5 * math.log(2) + math.log(100))
     assert partition_score(one, neighbors, 2) == pytest.approx(math.log(100))
     # Cut across: all neighbours apart, 1 - a = 1. Three to one: two of four apart, shares 3/4 and 1/4.
-    assert partition_score(torch.tensor([0, 1, 0, 1]), neighbors, 2) == pytest.approx(3 * math.log(2) - math.log(1.01))
+    assert partition_score(torch.tensor([0, 1, 0, 1]), neighbors, 2) == pytest.approx(3.5 * math.log(2) - math.log(1.01))
     entropy = 0.75 * math.log(4 / 3) + 0.25 * math.log(4)
-    assert partition_score(torch.tensor([0, 0, 0, 1]), neighbors, 2) == pytest.approx(3 * entropy - math.log(0.51))
+    assert partition_score(torch.tensor([0, 0, 0, 1]), neighbors, 2) == pytest.approx(3.5 * entropy - math.log(0.51))
 
 
 @FEW

@@ -17,6 +17,7 @@ from spiceclust.config import Domain, Facts, FitConfig, Request, resolve
 from spiceclust.data.views import Views
 from spiceclust.functional.metrics import score_clusters
 from spiceclust.functional.neighbors import nearest_neighbors
+from spiceclust.functional.partition import partition_score
 from spiceclust.functional.reliable import agreement, consistency
 from spiceclust.models.encoders import Encoder
 from spiceclust.models.heads import Classifier, ClusterHeads, build_head
@@ -699,7 +700,7 @@ def verdict(
 
 
 @pytest.mark.parametrize("better", ["3-self", "5-semi"])
-def test_the_guard_ships_the_more_consistent(judged: tuple[Tensor, Tensor, Tensor], better: str) -> None:
+def test_the_guard_ships_what_parts_the_images_better(judged: tuple[Tensor, Tensor, Tensor], better: str) -> None:
     images, classes, neighbors = judged
     good, bad = bar_classifier(0, 1, 2), careless_classifier()
     found = verdict(judged, *((good, bad) if better == "3-self" else (bad, good)))
@@ -708,8 +709,8 @@ def test_the_guard_ships_the_more_consistent(judged: tuple[Tensor, Tensor, Tenso
     assert torch.equal(labels, classes)
     torch.testing.assert_close(found.tensors["embeddings"], F.normalize(images.flatten(1).float(), dim=1))
     # Both stages see the pixels here, so the mean over the two spaces is the score in either.
-    scores = found.facts["consistency"]
-    assert scores[better] == pytest.approx(consistency(labels, neighbors.long(), 3))
+    scores = found.facts["scores"]
+    assert scores[better] == pytest.approx(partition_score(labels, neighbors.long(), 3))
     assert min(scores.values()) < scores[better] - 0.3
 
 
@@ -717,12 +718,12 @@ def test_the_guard_ignores_the_numbers_of_clusters_and_of_equals_ships_the_later
     judged: tuple[Tensor, Tensor, Tensor],
 ) -> None:
     found = verdict(judged, bar_classifier(0, 1, 2), bar_classifier(1, 2, 0))
-    assert found.facts["consistency"]["3-self"] == pytest.approx(found.facts["consistency"]["5-semi"])
+    assert found.facts["scores"]["3-self"] == pytest.approx(found.facts["scores"]["5-semi"])
     assert verdict(judged, bar_classifier(0, 1, 2), bar_classifier(0, 1, 2)).facts["shipped"] == "5-semi"
 
 
 def test_stage_2_must_win_by_the_margin(judged: tuple[Tensor, Tensor, Tensor]) -> None:
-    scores = verdict(judged, bar_classifier(0, 1, 2), careless_classifier()).facts["consistency"]
+    scores = verdict(judged, bar_classifier(0, 1, 2), careless_classifier()).facts["scores"]
     lead = scores["3-self"] - scores["5-semi"]
     for margin, shipped in ((lead - 1e-6, "3-self"), (lead + 1e-6, "5-semi")):
         found = verdict(judged, bar_classifier(0, 1, 2), careless_classifier(), margin)
@@ -732,7 +733,7 @@ def test_stage_2_must_win_by_the_margin(judged: tuple[Tensor, Tensor, Tensor]) -
 def test_everything_in_one_cluster_does_not_ship(judged: tuple[Tensor, Tensor, Tensor]) -> None:
     found = verdict(judged, bar_classifier(2, 2, 2), bar_classifier(0, 1, 2))
     assert found.facts["shipped"] == "5-semi"
-    assert found.facts["consistency"]["3-self"] == 0
+    assert found.facts["scores"]["3-self"] == pytest.approx(-math.log(0.01))  # nothing parted, nothing told
 
 
 def test_a_labelling_that_leaves_a_cluster_empty_does_not_ship_where_the_other_fills_them_all(
@@ -763,9 +764,9 @@ def test_the_guard_scores_both_labellings_in_both_spaces(judged: tuple[Tensor, T
     with torch.no_grad():
         labels = noise(images.float() / 255).argmax(dim=1)
         other, _ = nearest_neighbors(noise.embed(images.float() / 255), 10)
-    found = verdict(judged, bar_classifier(0, 1, 2), noise).facts["consistency"]
+    found = verdict(judged, bar_classifier(0, 1, 2), noise).facts["scores"]
     for name, own in (("3-self", classes), ("5-semi", labels)):
-        expected = (consistency(own, neighbors.long(), 3) + consistency(own, other, 3)) / 2
+        expected = (partition_score(own, neighbors.long(), 3) + partition_score(own, other, 3)) / 2
         assert found[name] == pytest.approx(expected)
 
 

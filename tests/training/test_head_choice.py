@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -64,15 +66,25 @@ def parted(labels: list[int]) -> Artefact:
 RING = Artefact({"neighbors": torch.arange(100).roll(-1).view(100, 1)})
 
 
-@pytest.mark.parametrize(("pieces", "chosen"), [(2, "equal"), (4, "equal"), (6, "free")])
-def test_equal_sizes_are_kept_until_the_neighbours_contradict(pieces: int, chosen: str) -> None:
-    free = [0] * 95 + [1] * 5  # two of 100 neighbours are parted
-    equal = [i * pieces // 100 % 2 for i in range(100)]
-    found = prefer(parted(equal), parted(free), RING)
-    assert found.facts["sizes"] == chosen
-    assert found.facts["name"] == str(equal if chosen == "equal" else free)
-    assert found.facts["agreement"] == {"equal": pytest.approx(1 - pieces / 100), "free": pytest.approx(0.98)}
+@pytest.mark.parametrize(("pieces", "chosen"), [(2, "even"), (4, "even"), (50, "large")])
+def test_evenness_counts_until_the_neighbours_contradict(pieces: int, chosen: str) -> None:
+    large = [0] * 80 + [1] * 20  # two of 100 neighbours are parted
+    even = [i * pieces // 100 % 2 for i in range(100)]
+    found = prefer({"even": parted(even), "large": parted(large)}, RING, 2)
+    assert found.facts["clustering"] == chosen
+    assert found.facts["name"] == str(even if chosen == "even" else large)
+    entropy = -0.8 * math.log(0.8) - 0.2 * math.log(0.2)
+    assert found.facts["partition_scores"] == {
+        "even": pytest.approx(3.5 * math.log(2) - math.log(pieces / 100 + 0.01)),
+        "large": pytest.approx(3.5 * entropy - math.log(0.03)),
+    }
 
 
 def test_an_empty_cluster_is_not_kept_for_its_agreement() -> None:
-    assert prefer(parted([1] * 100), parted([0] * 50 + [1] * 50), RING).facts["sizes"] == "free"
+    candidates = {"one": parted([1] * 100), "two": parted([0] * 50 + [1] * 50)}
+    assert prefer(candidates, RING, 2).facts["clustering"] == "two"
+
+
+def test_of_equals_the_first_is_kept() -> None:
+    candidates = {"a": parted([0] * 50 + [1] * 50), "b": parted([1] * 50 + [0] * 50)}
+    assert prefer(candidates, RING, 2).facts["clustering"] == "a"

@@ -18,7 +18,7 @@ from torch import Tensor
 from spiceclust.functional.reliable import agreement
 
 MOST_GROUPS = 1000  # the cost grows with the third power
-BALANCE = 3.0  # what a gain in evenness is worth (docs/log.md)
+BALANCE = 3.5  # what a gain in evenness is worth (docs/log.md)
 WEAKEST_LINK = 1e-3  # between any two groups: a graph in several pieces has no single spectrum
 TOLERANCE = 0.01  # share of disagreeing neighbours below which differences are noise
 
@@ -128,7 +128,7 @@ def cut_spectrally(links: Tensor, n_clusters: int) -> Tensor:
 def partition_score(labels: Tensor, neighbors: Tensor, n_clusters: int) -> float:
     """How well labels part the images, seen without a true one: few neighbours apart, and an even use of the clusters.
 
-    3 H - log(1 - a + 0.01), with H the entropy of the cluster shares in nats and a the mean agreement of neighbours.
+    3.5 H - log(1 - a + 0.01), with H the entropy of the cluster shares in nats and a the mean agreement of neighbours.
     Agreement alone prefers one large cluster and scraps; evenness alone is k-means' mistake.
 
     Args:

@@ -5,17 +5,18 @@ N images, H heads, C clusters.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from spiceclust.functional.reliable import agreement, consistency
+from spiceclust.functional.partition import partition_score
+from spiceclust.functional.reliable import consistency
 from spiceclust.models.heads import ClusterHeads
 from spiceclust.training.checkpoint import Artefact
 
 SCORING_NEIGHBORS = 20
-EQUAL_SIZES = 0.025  # share of neighbours more that equal sizes may part before they are given up (docs/log.md)
 
 
 @torch.no_grad()
@@ -43,29 +44,28 @@ def keep(heads: ClusterHeads, best: int, logits: Tensor, facts: dict[str, Any]) 
     return Artefact({**weights, **found}, {**facts, "kept": best})
 
 
-def prefer(equal: Artefact, free: Artefact, embedded: Artefact) -> Artefact:
-    """Clusters of equal size, as SPICE assumes them, unless the neighbours contradict them.
+def prefer(candidates: Mapping[str, Artefact], embedded: Artefact, n_clusters: int) -> Artefact:
+    """The clustering that parts the images best, of several that were come by in different ways.
 
-    Equal sizes hold a class together that lies in several pieces, which free sizes do not; but where the classes are
-    not equal they tear the large ones apart, and many neighbours with them.
+    Each way fails on some images: equal sizes tear apart what is large, cuts of the neighbour graph merge what is
+    alike. What counts is how few neighbours are parted, and how evenly the clusters are used (`partition_score`).
 
     Args:
-        equal: of a stage whose pseudo-labels have equal quotas.
-        free: of one whose clusters may have any size.
+        candidates: name and artefact of each clustering; of equals the first is kept.
         embedded: of the embed stage.
+        n_clusters: C.
 
     Returns:
-        One of the two; its facts tell in addition which (`sizes`), and how many neighbours agree in both (`agreement`).
+        One of the artefacts; its facts tell in addition which (`clustering`), and what all scored (`partition_scores`).
     """
     neighbors = embedded.tensors["neighbors"][:, :SCORING_NEIGHBORS].long()
-    agreements, filled = {}, {}
-    for sizes, artefact in (("equal", equal), ("free", free)):
+    scores = {}
+    for name, artefact in candidates.items():
         labels = artefact.tensors["head_labels"][artefact.facts["kept"]].long()
-        agreements[sizes] = float(agreement(labels, neighbors).double().mean())
-        filled[sizes] = len(labels.bincount().nonzero())
-    keep_equal = agreements["equal"] >= agreements["free"] - EQUAL_SIZES and filled["equal"] >= filled["free"]
-    chosen, kept = ("equal", equal) if keep_equal else ("free", free)
-    return Artefact(kept.tensors, {**kept.facts, "sizes": chosen, "agreement": agreements})
+        scores[name] = partition_score(labels, neighbors, n_clusters)
+    best = max(scores, key=scores.__getitem__)
+    facts = {**candidates[best].facts, "clustering": best, "partition_scores": scores}
+    return Artefact(candidates[best].tensors, facts)
 
 
 def _labels(logits: Tensor) -> Tensor:
