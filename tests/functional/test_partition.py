@@ -266,7 +266,8 @@ def test_the_score_by_hand() -> None:
     assert partition_score(two, neighbors, 2) == pytest.approx(3.5 * math.log(2) + math.log(100))
     assert partition_score(one, neighbors, 2) == pytest.approx(math.log(100))
     # Cut across: all neighbours apart, 1 - a = 1. Three to one: two of four apart, shares 3/4 and 1/4.
-    assert partition_score(torch.tensor([0, 1, 0, 1]), neighbors, 2) == pytest.approx(3.5 * math.log(2) - math.log(1.01))
+    across = torch.tensor([0, 1, 0, 1])
+    assert partition_score(across, neighbors, 2) == pytest.approx(3.5 * math.log(2) - math.log(1.01))
     entropy = 0.75 * math.log(4 / 3) + 0.25 * math.log(4)
     assert partition_score(torch.tensor([0, 0, 0, 1]), neighbors, 2) == pytest.approx(3.5 * entropy - math.log(0.51))
 
