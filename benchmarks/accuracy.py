@@ -84,12 +84,14 @@ def score_run(method: str, result: Result, folder: Path, classes: NDArray[np.int
     """The head that was kept, the best one by labels, and the whole run."""
     seconds = result.run["seconds"]
     until_heads = sum(seconds[stage] for stage in (*pipeline.SHARED, "3-self"))
-    heads = [score_clusters(head, classes[distinct(result)]) for head in load_tensor(folder / "3-self", "head_labels")]
+    clustering = result.run["clustering"]
+    labels = load_tensor(folder / "3-self", f"{clustering}.head_labels")
+    heads = [score_clusters(head, classes[distinct(result)]) for head in labels]
     scores, trust = evaluate(result, {str(i): str(name) for i, name in enumerate(classes)})
-    stage_2, title = result.metrics["3-self"], TITLES[method]
-    fate = {"shipped": result.run["shipped"], "clustering": stage_2.get("clustering", "")}
+    title = TITLES[method]
+    fate = {"shipped": result.run["shipped"], "clustering": clustering}
     return {
-        f"{title}, kept head": row(heads[stage_2["kept"]], until_heads),
+        f"{title}, kept head": row(heads[result.metrics["3-self"][clustering]["kept"]], until_heads),
         f"{title}, oracle head": row(max(heads, key=lambda head: head.acc), until_heads),
         f"{title}, whole": row(scores, sum(seconds.values())) | trust._asdict() | fate,
     }

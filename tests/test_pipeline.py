@@ -1,5 +1,6 @@
 import csv
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -95,11 +96,20 @@ def test_the_run_folder_is_complete_and_says_what_was_done(run: Path) -> None:
     assert list(record["seconds"]) == STAGES
     assert "uprightness" in record["views"]
     metrics = json.loads((run / "metrics.json").read_text())
-    assert len(metrics["3-self"]["consistency"]) == 10
-    scores = metrics["guard"]["scores"]
-    assert metrics["3-self"]["partition_scores"].keys() == {"prototypes", "cuts", "neighbors"}
-    margin = 0.0 if metrics["3-self"]["clustering"] == "prototypes" else 0.1
-    assert record["shipped"] == ("3-self" if scores["3-self"] > scores["5-semi"] + margin else "5-semi")
+    went_on = metrics["3-self"].keys()
+    assert len(went_on) in (1, 2)
+    assert went_on <= {"prototypes", "cuts", "neighbors"}
+    assert metrics["4-select"].keys() == metrics["5-semi"].keys() == went_on
+    for name in went_on:
+        assert len(metrics["3-self"][name]["consistency"]) == 10
+        scores, shipped = metrics["guard"][name]["scores"], metrics["guard"][name]["shipped"]
+        margin = 0.0 if name == "prototypes" else 0.1
+        assert shipped == ("3-self" if scores["3-self"] > scores["5-semi"] + margin else "5-semi")
+        doubt = 1 - metrics["5-semi"][name]["used"]
+        assert metrics["guard"]["together"][name] == pytest.approx(scores[shipped] - math.log(doubt + 0.01))
+    together = metrics["guard"]["together"]
+    assert record["clustering"] == max(together, key=together.get)
+    assert record["shipped"] == metrics["guard"][record["clustering"]]["shipped"]
     assert not list(run.rglob("*.pkl")) + list(run.rglob("*.pt"))
 
 
@@ -206,10 +216,12 @@ def test_scan_goes_through_all_stages_and_predicts_its_clusters(photos: Path, sc
     np.testing.assert_array_equal(predicted.probabilities, fitted.probabilities)
     assert len(rows_of(scan_run / "clusters.csv")) == 31
     assert fitted.run["request"]["method"] == fitted.run["config"]["method"] == "scan"
-    facts = json.loads((scan_run / "3-self/facts.json").read_text())
+    facts = json.loads((scan_run / "3-self/facts.json").read_text())["neighbors"]
     assert facts["scores"][facts["kept"]] == min(facts["scores"])
-    assert fitted.metrics["3-self"]["kept"] == facts["kept"]
-    assert len(json.loads((scan_run / "5-semi/facts.json").read_text())["loss"]) == TINY["confident"]["steps"]
+    assert fitted.metrics["3-self"]["neighbors"]["kept"] == facts["kept"]
+    assert (
+        len(json.loads((scan_run / "5-semi/facts.json").read_text())["neighbors"]["loss"]) == TINY["confident"]["steps"]
+    )
 
 
 def test_the_methods_share_stages_1_and_2_and_no_others(run: Path, scan_run: Path) -> None:

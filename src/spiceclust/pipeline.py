@@ -9,7 +9,7 @@ import copy
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -28,14 +28,22 @@ from spiceclust.data.sources import Source
 from spiceclust.errors import RunFolderError
 from spiceclust.files import DAMAGED, UNFINISHED, read_json, sha256_json, write_json
 from spiceclust.manifest import write_manifest
-from spiceclust.models.encoders import build_encoder
+from spiceclust.models.encoders import Encoder, build_encoder
 from spiceclust.models.heads import Classifier, build_head
 from spiceclust.progress import Progress, Silent, clock
 from spiceclust.result import Result
 from spiceclust.stages import calibrate, confident, embed, graph_label, guard, pretrain, scan, select, self_label, semi
-from spiceclust.training.checkpoint import Artefact, load_tensors, run_stage, save_tensors
+from spiceclust.training.checkpoint import (
+    Artefact,
+    bundle,
+    load_tensors,
+    part,
+    run_stage,
+    save_tensors,
+    unbundle,
+)
 from spiceclust.training.context import Context, open_context, open_device
-from spiceclust.training.head_choice import prefer
+from spiceclust.training.head_choice import finalists
 from spiceclust.training.inference import classify
 
 MODEL_FORMAT: Final = 1
@@ -46,35 +54,36 @@ EMBED_FIELDS: Final = ["embed", "select"]
 SHARED: Final = ("1-pretrain", "2-embed")  # a new run may begin with copies of these: what fits it is not made again
 
 
+class _Clustering(Protocol):
+    def run(self, embedded: Artefact, config: FitConfig, context: Context) -> Artefact: ...
+
+
 class _Retraining(Protocol):
     def run(
         self, images: Tensor, classifier: Classifier, selected: Artefact, config: FitConfig, context: Context
     ) -> Artefact: ...
 
 
-class _Method(NamedTuple):
-    """The two stages in which methods differ, and the parts of the config that the first and the second read."""
+# How images can be clustered, and the part of the config that each way reads.
+CLUSTERINGS: Final[dict[str, tuple[_Clustering, str]]] = {
+    "prototypes": (self_label, "self_label"),
+    "cuts": (graph_label, "graph_label"),
+    "neighbors": (scan, "scan"),
+}
 
-    cluster: Callable[[Artefact, FitConfig, Context], Artefact]
-    cluster_parts: list[str]
+
+class _Method(NamedTuple):
+    """The ways to cluster, the published one first; the stage after it, and the part of the config that this reads."""
+
+    clusterings: tuple[str, ...]
     retraining: _Retraining
     retraining_part: str
 
 
-def _best_clustering(embedded: Artefact, config: FitConfig, context: Context) -> Artefact:
-    """Stage 2 of `spice`: prototypes with equal quotas, cuts of the neighbour graph, or neighbours with evenness."""
-    ways = {"prototypes": self_label.run, "cuts": graph_label.run, "neighbors": scan.run}
-    candidates = {name: run(embedded, config, context) for name, run in ways.items()}
-    found = prefer(candidates, embedded, config.n_clusters)
-    scores = ", ".join(f"{name} {score:.3f}" for name, score in found.facts["partition_scores"].items())
-    context.progress.say(f"clusters by {found.facts['clustering']}; scores: {scores}")
-    return found
-
-
 METHODS: Final = {
-    "spice": _Method(_best_clustering, ["self_label", "graph_label", "scan"], semi, "semi"),
-    "spice-paper": _Method(self_label.run, ["self_label"], semi, "semi"),
-    "scan": _Method(scan.run, ["scan"], confident, "confident"),
+    "spice": _Method(("prototypes", "cuts", "neighbors"), semi, "semi"),
+    "spice-paper": _Method(("prototypes",), semi, "semi"),
+    "scan": _Method(("neighbors",), confident, "confident"),
 }
 
 
@@ -235,39 +244,53 @@ class _Run:
         encoder.load_state_dict(dict(pretrained.tensors))
         embedded = self._stage("2-embed", EMBED_FIELDS, lambda: embed.run(pixels, encoder, config, context))
         neighbors = embedded.tensors["neighbors"]
-        heads = ["n_clusters", *method.cluster_parts]
-        labelled = self._stage("3-self", heads, lambda: method.cluster(embedded, config, context))
-        labelling = labelled.tensors["probabilities"]
-        selected = self._stage("4-select", ["select"], lambda: select.run(labelling, neighbors, config, context))
-        first = Classifier(encoder, build_head(encoder.n_features, config.n_clusters)).to(context.device)
-        first.head.load_state_dict(_part(labelled.tensors, "head."))
-        tuned = self._stage(
-            "5-semi",
-            [method.retraining_part],
-            lambda: method.retraining.run(pixels, first, selected, config, context),
-        )
-        second = copy.deepcopy(first)
-        second.load_state_dict(dict(tuned.tensors))
-        margin = guard.MARGIN if labelled.facts.get("clustering", "prototypes") != "prototypes" else 0.0
-        verdict = guard.run(pixels, first, second, neighbors, margin, config, context)
-        shipped = first if verdict.facts["shipped"] == "3-self" else second
-        calibrated = calibrate.run(pixels, shipped, labelling, neighbors, config, context)
-        shipped.load_state_dict(_part(calibrated.tensors, "classifier."))
+        parts = ["n_clusters", *(CLUSTERINGS[name][1] for name in method.clusterings)]
+        labelled = unbundle(self._stage("3-self", parts, lambda: self._cluster(method, embedded)))
+
+        def each(stage: Callable[[str], Artefact]) -> Artefact:
+            return bundle({name: stage(name) for name in labelled})
+
+        def select_one(name: str) -> Artefact:
+            return select.run(labelled[name].tensors["probabilities"], neighbors, config, context)
+
+        def retrain_one(name: str) -> Artefact:
+            return method.retraining.run(pixels, firsts[name], selected[name], config, context)
+
+        selected = unbundle(self._stage("4-select", ["select"], lambda: each(select_one)))
+        firsts = {name: self._classifier(encoder, found) for name, found in labelled.items()}
+        tuned = unbundle(self._stage("5-semi", [method.retraining_part], lambda: each(retrain_one)))
+        seconds = {name: copy.deepcopy(first) for name, first in firsts.items()}
+        for name, second in seconds.items():
+            second.load_state_dict(dict(tuned[name].tensors))
+        verdicts = {
+            name: guard.run(pixels, firsts[name], seconds[name], neighbors, guard.margin_of(name), config, context)
+            for name in labelled
+        }
+        scores = {name: found.facts["scores"][found.facts["shipped"]] for name, found in verdicts.items()}
+        clustering, together = guard.choose(scores, {name: found.facts["used"] for name, found in tuned.items()})
+        shipped = verdicts[clustering].facts["shipped"]
+        told = ", ".join(f"{name} {score:.3f}" for name, score in together.items())
+        context.progress.say(f"guard: {shipped} of {clustering} ships; scores: {told}")
+        classifier = (firsts if shipped == "3-self" else seconds)[clustering]
+        labelling = labelled[clustering].tensors["probabilities"]
+        calibrated = calibrate.run(pixels, classifier, labelling, neighbors, config, context)
+        classifier.load_state_dict(part(calibrated.tensors, "classifier."))
         probabilities = calibrated.tensors["probabilities"]
         final = select.run(probabilities, neighbors, config, context)
-        save_model(self.folder, shipped, config)
+        save_model(self.folder, classifier, config)
         self.metrics.update(
             {
-                "3-self": {name: value for name, value in labelled.facts.items() if name != "loss"},
-                "4-select": selected.facts,
-                "5-semi": {"used": tuned.facts["used"]},
-                "guard": verdict.facts,
+                "3-self": {name: _without_loss(found.facts) for name, found in labelled.items()},
+                "4-select": {name: found.facts for name, found in selected.items()},
+                "5-semi": {name: _without_loss(found.facts) for name, found in tuned.items()},
+                "guard": {name: found.facts for name, found in verdicts.items()} | {"together": together},
                 "calibration": calibrated.facts,
                 "reliable": final.facts,
             }
         )
+        self.record["clustering"] = clustering
         self.record["state"] = "done"
-        self.record["shipped"] = verdict.facts["shipped"]
+        self.record["shipped"] = shipped
         result = _result(
             self.images,
             probabilities,
@@ -278,6 +301,21 @@ class _Run:
         )
         result.save(self.folder)
         return result
+
+    def _cluster(self, method: _Method, embedded: Artefact) -> Artefact:
+        """Clusters in every way of the method, and bundles what is worth carrying on."""
+        config, context = self.config, self.context
+        candidates = {name: CLUSTERINGS[name][0].run(embedded, config, context) for name in method.clusterings}
+        found = finalists(candidates, embedded, config.n_clusters)
+        scores = ", ".join(f"{name} {each.facts['partition_score']:.3f}" for name, each in found.items())
+        context.progress.say(f"clustered by {', '.join(candidates)}; carried on: {scores}")
+        return bundle(found)
+
+    def _classifier(self, encoder: Encoder, labelled: Artefact) -> Classifier:
+        """The encoder of stage 1, a copy, with a head of stage 2."""
+        head = build_head(encoder.n_features, self.config.n_clusters)
+        head.load_state_dict(part(labelled.tensors, "head."))
+        return Classifier(copy.deepcopy(encoder), head).to(self.context.device)
 
     def refuse_other_stages(self) -> None:
         """Refuses first stages that do not fit: they are another run's, and not to be replaced."""
@@ -414,5 +452,5 @@ def _spread(images: Images, values: Tensor, missing: float) -> NDArray[Any]:
     return rows
 
 
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+def _without_loss(facts: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in facts.items() if name != "loss"}

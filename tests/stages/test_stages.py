@@ -770,6 +770,19 @@ def test_the_guard_scores_both_labellings_in_both_spaces(judged: tuple[Tensor, T
         assert found[name] == pytest.approx(expected)
 
 
+def test_neighbours_and_views_choose_together() -> None:
+    chosen, together = guard.choose({"a": 5.0, "b": 4.5}, {"a": 0.79, "b": 0.89})
+    assert together == {"a": pytest.approx(5 - math.log(0.22)), "b": pytest.approx(4.5 - math.log(0.12))}
+    assert chosen == "b"  # the views outweigh half a point
+    assert guard.choose({"a": 5.0, "b": 4.3}, {"a": 0.79, "b": 0.89})[0] == "a"
+    assert guard.choose({"a": 5.0, "b": 5.0}, {"a": 1.0, "b": 1.0})[0] == "a"
+
+
+def test_only_prototypes_need_no_margin_against_stage_3() -> None:
+    assert guard.margin_of("prototypes") == 0
+    assert guard.margin_of("cuts") == guard.margin_of("neighbors") == guard.MARGIN > 0
+
+
 # All stages
 
 

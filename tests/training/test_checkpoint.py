@@ -10,7 +10,16 @@ import torch
 
 from spiceclust.errors import RunFolderError
 from spiceclust.training import checkpoint
-from spiceclust.training.checkpoint import Artefact, Finished, load_tensors, run_stage, save_tensors
+from spiceclust.training.checkpoint import (
+    Artefact,
+    Finished,
+    bundle,
+    load_tensors,
+    part,
+    run_stage,
+    save_tensors,
+    unbundle,
+)
 
 CPU = torch.device("cpu")
 FILES = ["tensors.safetensors", "facts.json", "done.json"]
@@ -257,3 +266,22 @@ def test_missing_and_damaged_tensors_are_errors_of_one_line(tmp_path: Path) -> N
         load_tensors(path, CPU)
     for error in (missing, damaged):
         assert "\n" not in str(error.value)
+
+
+def test_a_bundle_comes_apart_again_also_from_disk(tmp_path: Path) -> None:
+    other = Artefact({"head.weight": torch.ones(2), "a": torch.zeros(1)}, {"kept": 0})
+    parts = {"second": other, "first": ARTEFACT}  # in this order, which is not that of the alphabet
+    made = bundle(parts)
+    assert set(made.tensors) == {"second.head.weight", "second.a", "first.a", "first.b"}
+    for bundled in (made, go(tmp_path / "stage", stage=lambda: made), go(tmp_path / "stage")):
+        again = unbundle(bundled if isinstance(bundled, Artefact) else bundled.artefact)
+        assert list(again) == ["second", "first"]
+        for name, artefact in parts.items():
+            assert again[name].facts == artefact.facts
+            assert again[name].tensors.keys() == artefact.tensors.keys()
+            assert all(torch.equal(again[name].tensors[key], tensor) for key, tensor in artefact.tensors.items())
+
+
+def test_a_part_has_the_names_without_the_prefix() -> None:
+    tensors = {"head.0.weight": torch.ones(1), "header": torch.ones(2)}
+    assert part(tensors, "head.") == {"0.weight": tensors["head.0.weight"]}

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from spiceclust.models.heads import ClusterHeads, build_head
 from spiceclust.training.checkpoint import Artefact
-from spiceclust.training.head_choice import judge, keep, prefer
+from spiceclust.training.head_choice import finalists, judge, keep
 
 
 def two_pairs() -> Artefact:
@@ -66,25 +66,46 @@ def parted(labels: list[int]) -> Artefact:
 RING = Artefact({"neighbors": torch.arange(100).roll(-1).view(100, 1)})
 
 
-@pytest.mark.parametrize(("pieces", "chosen"), [(2, "even"), (4, "even"), (50, "large")])
-def test_evenness_counts_until_the_neighbours_contradict(pieces: int, chosen: str) -> None:
-    large = [0] * 80 + [1] * 20  # two of 100 neighbours are parted
-    even = [i * pieces // 100 % 2 for i in range(100)]
-    found = prefer({"even": parted(even), "large": parted(large)}, RING, 2)
-    assert found.facts["clustering"] == chosen
-    assert found.facts["name"] == str(even if chosen == "even" else large)
+HALVES = [0] * 50 + [1] * 50
+MOSTLY = [0] * 80 + [1] * 20
+ONE = [1] * 100
+SCRAPS = [0, 1] * 50
+
+
+def names(**labels: list[int]) -> list[str]:
+    return list(finalists({name: parted(each) for name, each in labels.items()}, RING, 2))
+
+
+def test_every_finalist_carries_its_score() -> None:
+    found = finalists({"a": parted(MOSTLY), "b": parted(HALVES)}, RING, 2)
     entropy = -0.8 * math.log(0.8) - 0.2 * math.log(0.2)
-    assert found.facts["partition_scores"] == {
-        "even": pytest.approx(3.5 * math.log(2) - math.log(pieces / 100 + 0.01)),
-        "large": pytest.approx(3.5 * entropy - math.log(0.03)),
+    # Two of the 100 neighbours are parted by either.
+    expected = {"a": 3.5 * entropy - math.log(0.03), "b": 3.5 * math.log(2) - math.log(0.03)}
+    assert {name: each.facts["partition_score"] for name, each in found.items() if name == "b"} == {
+        "b": pytest.approx(expected["b"])
     }
+    alone = finalists({"a": parted(MOSTLY)}, RING, 2)["a"]
+    assert alone.facts == {"kept": 1, "name": str(MOSTLY), "partition_score": pytest.approx(expected["a"])}
+    assert torch.equal(alone.tensors["head_labels"], parted(MOSTLY).tensors["head_labels"])
 
 
-def test_an_empty_cluster_is_not_kept_for_its_agreement() -> None:
-    candidates = {"one": parted([1] * 100), "two": parted([0] * 50 + [1] * 50)}
-    assert prefer(candidates, RING, 2).facts["clustering"] == "two"
+def test_the_first_goes_on_beside_the_best_unless_it_is_far_behind() -> None:
+    near = [i * 4 // 100 % 2 for i in range(100)]  # four neighbours parted: a score 0.51 less
+    far = [i * 10 // 100 % 2 for i in range(100)]  # ten: 1.3 less
+    assert names(first=near, best=HALVES) == ["first", "best"]
+    assert names(first=far, best=HALVES) == ["best"]
+    assert names(first=near, second=far, best=HALVES) == ["first", "best"]  # the second is neither
 
 
-def test_of_equals_the_first_is_kept() -> None:
-    candidates = {"a": parted([0] * 50 + [1] * 50), "b": parted([1] * 50 + [0] * 50)}
-    assert prefer(candidates, RING, 2).facts["clustering"] == "a"
+def test_where_the_first_is_best_the_best_of_the_others_goes_on() -> None:
+    near, nearer = [i * 6 // 100 % 2 for i in range(100)], [i * 4 // 100 % 2 for i in range(100)]
+    assert names(first=HALVES, second=near, third=nearer) == ["first", "third"]
+    assert names(first=HALVES, second=SCRAPS, third=ONE) == ["first"]  # these are far behind
+
+
+def test_an_empty_cluster_does_not_go_on_for_its_agreement() -> None:
+    assert names(one=ONE, two=HALVES) == ["two"]
+
+
+def test_of_equals_the_earlier_goes_on() -> None:
+    assert names(a=HALVES, b=HALVES, c=[1 - label for label in HALVES]) == ["a", "b"]

@@ -8,11 +8,14 @@ N images, C clusters, D features, K neighbours.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 from torch import Tensor
 
 from spiceclust.config import FitConfig
 from spiceclust.functional.neighbors import nearest_neighbors
-from spiceclust.functional.partition import partition_score
+from spiceclust.functional.partition import TOLERANCE, partition_score
 from spiceclust.models.heads import Classifier
 from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import Context
@@ -52,9 +55,25 @@ def run(
         spaces = (neighbors.long(), other)
         scores[name] = sum(partition_score(labels, near, config.n_clusters) for near in spaces) / len(spaces)
     shipped = "3-self" if scores["3-self"] > scores["5-semi"] + margin else "5-semi"
-    context.progress.say(
-        f"guard: {shipped} ships, scores " + ", ".join(f"{name} {score:.3f}" for name, score in scores.items())
-    )
     probabilities, embeddings = outputs[shipped]
     facts = {"scores": scores, "shipped": shipped}
     return Artefact({"probabilities": probabilities, "embeddings": embeddings}, facts)
+
+
+def margin_of(clustering: str) -> float:
+    """By how much stage 2 must win: prototypes learned from no neighbour, all other clusterings did."""
+    return 0.0 if clustering == "prototypes" else MARGIN
+
+
+def choose(scores: Mapping[str, float], used: Mapping[str, float]) -> tuple[str, dict[str, float]]:
+    """Of clusterings carried through stage 3, the one that scores best with neighbours and views together.
+
+    Args:
+        scores: `partition_score` of what ships, by clustering.
+        used: share of the unlabelled images whose weak view was confident enough to teach in the end, in [0, 1].
+
+    Returns:
+        The name, and each one's score - log(1 - used + 0.01): doubt counts as parted neighbours do.
+    """
+    together = {name: score - math.log(1 - used[name] + TOLERANCE) for name, score in scores.items()}
+    return max(together, key=together.__getitem__), together

@@ -35,6 +35,22 @@ class Artefact:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
+def bundle(artefacts: Mapping[str, Artefact]) -> Artefact:
+    """Several artefacts as one: tensors under `NAME.`, facts under NAME. Names hold no dot."""
+    tensors = {f"{name}.{key}": tensor for name, each in artefacts.items() for key, tensor in each.tensors.items()}
+    return Artefact(tensors, {name: each.facts for name, each in artefacts.items()})
+
+
+def unbundle(bundled: Artefact) -> dict[str, Artefact]:
+    """The artefacts that `bundle` was given, in their order."""
+    return {name: Artefact(part(bundled.tensors, f"{name}."), facts) for name, facts in bundled.facts.items()}
+
+
+def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
 @dataclass(frozen=True)
 class Finished:
     """A stage that is done.

@@ -1,4 +1,4 @@
-"""Trained heads on all images: how consistent each one is, and what the one that is kept leaves behind.
+"""Trained heads on all images: how consistent each one is, what the one that is kept leaves behind, and which go on.
 
 N images, H heads, C clusters.
 """
@@ -17,6 +17,7 @@ from spiceclust.models.heads import ClusterHeads
 from spiceclust.training.checkpoint import Artefact
 
 SCORING_NEIGHBORS = 20
+BEHIND = 0.8  # partition score by which a clustering may lie behind the best and still be carried on (docs/log.md)
 
 
 @torch.no_grad()
@@ -44,28 +45,34 @@ def keep(heads: ClusterHeads, best: int, logits: Tensor, facts: dict[str, Any]) 
     return Artefact({**weights, **found}, {**facts, "kept": best})
 
 
-def prefer(candidates: Mapping[str, Artefact], embedded: Artefact, n_clusters: int) -> Artefact:
-    """The clustering that parts the images best, of several that were come by in different ways.
+def finalists(candidates: Mapping[str, Artefact], embedded: Artefact, n_clusters: int) -> dict[str, Artefact]:
+    """Of clusterings that were come by in different ways, those worth carrying on: at most two.
 
     Each way fails on some images: equal sizes tear apart what is large, cuts of the neighbour graph merge what is
-    alike. What counts is how few neighbours are parted, and how evenly the clusters are used (`partition_score`).
+    alike. Scored by `partition_score`, the best is carried on, and beside it the first, which is the published one and
+    owes nothing to the neighbours that judge, unless it is behind by more than `BEHIND`.
 
     Args:
-        candidates: name and artefact of each clustering; of equals the first is kept.
+        candidates: name and artefact of each clustering.
         embedded: of the embed stage.
         n_clusters: C.
 
     Returns:
-        One of the artefacts; its facts tell in addition which (`clustering`), and what all scored (`partition_scores`).
+        One or two of the artefacts by name, the first candidate first; the facts of each tell its `partition_score`.
     """
     neighbors = embedded.tensors["neighbors"][:, :SCORING_NEIGHBORS].long()
-    scores = {}
+    scored = {}
     for name, artefact in candidates.items():
         labels = artefact.tensors["head_labels"][artefact.facts["kept"]].long()
-        scores[name] = partition_score(labels, neighbors, n_clusters)
-    best = max(scores, key=scores.__getitem__)
-    facts = {**candidates[best].facts, "clustering": best, "partition_scores": scores}
-    return Artefact(candidates[best].tensors, facts)
+        score = partition_score(labels, neighbors, n_clusters)
+        scored[name] = Artefact(artefact.tensors, {**artefact.facts, "partition_score": score})
+    scores = {name: artefact.facts["partition_score"] for name, artefact in scored.items()}
+    first, best = next(iter(scores)), max(scores, key=scores.__getitem__)
+    rivals = [name for name in scores if name != first]
+    if best == first and rivals:
+        best = max(rivals, key=scores.__getitem__)
+    top = max(scores.values())
+    return {name: found for name, found in scored.items() if name in (first, best) and scores[name] >= top - BEHIND}
 
 
 def _labels(logits: Tensor) -> Tensor:
