@@ -3,9 +3,10 @@
     python benchmarks/accuracy.py --data DIR --suite small --seeds 3
 
 Labels score what is finished; nothing is chosen by them. The rows `oracle head` are what the best head by true labels
-would have given, beside the one that was kept of the same ten. `spice` clusters in three ways and keeps one;
-`spice-paper` has prototypes with equal quotas only. Methods share stages 1 and 2, and a row's seconds are those of
-everything from the pixels on: what is clustered by its embeddings includes the two stages.
+would have given, beside the one that was kept of the same ten. `spice` clusters in three ways and carries up to two
+through stage 3: its heads are those of what ships. `spice-paper` has prototypes with equal quotas alone. Methods share
+stages 1 and 2, and a row's seconds are those of all stages from the pixels on (reading images, guard and calibration
+left out): what is clustered by its embeddings includes the first two.
 
 Runs are kept in runs/benchmarks: after an interruption the same command of the same commit goes on where it stopped.
 """
@@ -44,7 +45,7 @@ from spiceclust.training.context import open_device
 METHODS: dict[str, dict[str, Any]] = {
     name: {"method": name} for name in ("spice", "spice-paper", "scan")
 }  # added to a request
-TITLES = {"spice": "SPICE", "spice-paper": "SPICE-Self as published", "scan": "SCAN"}
+TITLES = {"spice": "SPICE", "spice-paper": "SPICE, prototypes alone", "scan": "SCAN"}
 DEFAULT_METHODS = ("spice", "scan")
 SPECTRAL_LIMIT = 12_000  # images; beyond it spectral clustering takes longer than the rest together
 MEASURES = ("acc", "nmi", "ari")

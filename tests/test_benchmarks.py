@@ -135,3 +135,10 @@ def test_what_is_done_stays_when_a_later_seed_fails(benchmark: Path, monkeypatch
         run_accuracy(benchmark, "--seeds", "2", "--methods", "spice", "--no-baselines")
     kept = json.loads((benchmark / "results/test.json").read_text())["sets"]["shapes"]
     assert [list(rows) for rows in kept] == [["SPICE, kept head", "SPICE, oracle head", "SPICE, whole"]]
+
+
+def test_prototypes_alone_have_rows_of_their_own(benchmark: Path) -> None:
+    (rows,) = run_accuracy(benchmark, "--methods", "spice-paper", "--no-baselines")["sets"]["shapes"]
+    names = ["kept head", "oracle head", "whole"]
+    assert list(rows) == [f"SPICE, prototypes alone, {name}" for name in names]
+    assert rows["SPICE, prototypes alone, whole"]["clustering"] == "prototypes"

@@ -45,6 +45,7 @@ def test_every_derived_number_is_sane(size: tuple[int, int], preset: str) -> Non
     assert pretrain.queue_size % pretrain.batch_size == 0
     assert pretrain.queue_size <= max(pretrain.batch_size, n / 4)
     assert pretrain.epochs * n >= pretrain.batch_size  # at least one step
+    assert 1 <= pretrain.neighbors <= max(1, n / 40)
     assert 0.9 <= pretrain.key_momentum <= 0.999 + 1e-9
     memory = 1 / (1 - pretrain.key_momentum)  # steps
     assert pretrain.queue_size / pretrain.batch_size <= max(1, memory / 2)
@@ -78,6 +79,13 @@ def test_work_grows_with_the_images_but_not_faster(size: tuple[int, int], preset
     assert one.confident.batch_size == one.semi.batch_size * one.semi.unlabelled_ratio
 
 
+def test_larger_images_are_trained_on_for_longer_up_to_32_pixels() -> None:
+    def epochs(side: int) -> int:
+        return resolve(Request(n_clusters=10, image_size=side), facts(10_000)).pretrain.epochs
+
+    assert [epochs(side) for side in (8, 16, 24, 32, 64)] == [50, 50, 75, 100, 100]
+
+
 def test_key_momentum_and_queue_follow_the_steps_unless_given() -> None:
     def pretrain(**given: Any) -> tuple[float, int]:
         found = config(10_000, 10, pretrain={"epochs": 64, "batch_size": 64, **given}).pretrain
@@ -96,6 +104,7 @@ def test_paper_is_the_published_schedule() -> None:
     paper = config(50_000, 10, "paper")
     assert paper.backbone == "resnet34"
     assert (paper.pretrain.epochs, paper.pretrain.batch_size, paper.pretrain.learning_rate) == (1000, 128, 0.015)
+    assert paper.pretrain.neighbor_share == 0
     assert (paper.pretrain.temperature, paper.pretrain.key_momentum) == (0.2, 0.999)
     assert (paper.self_label.heads, paper.self_label.meta_batch, paper.self_label.ratio) == (10, 1000, 0.5)
     assert (paper.method, paper.self_label.learning_rate, paper.self_label.passes) == ("spice-paper", 0.005, 5)

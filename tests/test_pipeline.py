@@ -17,7 +17,7 @@ from spiceclust.errors import ConfigError, RunFolderError, SourceError
 from spiceclust.functional.metrics import score_clusters
 from spiceclust.manifest import read_manifest
 from spiceclust.result import Result
-from spiceclust.training.checkpoint import Artefact
+from spiceclust.training.checkpoint import Artefact, load_tensors
 from synthetic import shapes
 
 TINY = {
@@ -106,7 +106,8 @@ def test_the_run_folder_is_complete_and_says_what_was_done(run: Path) -> None:
         margin = 0.0 if name == "prototypes" else 0.1
         assert shipped == ("3-self" if scores["3-self"] > scores["5-semi"] + margin else "5-semi")
         doubt = 1 - metrics["5-semi"][name]["used"]
-        assert metrics["guard"]["together"][name] == pytest.approx(scores[shipped] - math.log(doubt + 0.01))
+        views = -math.log((doubt if shipped == "5-semi" else 1) + 0.01)
+        assert metrics["guard"]["together"][name] == pytest.approx(metrics["guard"][name]["by_stage_1"] + views)
     together = metrics["guard"]["together"]
     assert record["clustering"] == max(together, key=together.get)
     assert record["shipped"] == metrics["guard"][record["clustering"]]["shipped"]
@@ -222,6 +223,28 @@ def test_scan_goes_through_all_stages_and_predicts_its_clusters(photos: Path, sc
     assert (
         len(json.loads((scan_run / "5-semi/facts.json").read_text())["neighbors"]["loss"]) == TINY["confident"]["steps"]
     )
+
+
+def test_two_clusterings_go_through_stage_3_and_resume(
+    photos: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spiceclust.training.head_choice.BEHIND", math.inf)
+    for stage in pipeline.SHARED:
+        shutil.copytree(run / stage, tmp_path / "two" / stage)
+    result = pipeline.fit(open_source(photos), request(), tmp_path / "two")
+    metrics = result.metrics
+    went_on = list(metrics["3-self"])
+    assert went_on[0] == "prototypes"
+    assert len(went_on) == len(metrics["guard"]["together"]) == 2
+    assert list(json.loads((tmp_path / "two/5-semi/facts.json").read_text())) == went_on
+    tensors = load_tensors(tmp_path / "two/5-semi/tensors.safetensors", torch.device("cpu"))
+    first, second = (tensors[f"{name}.head.0.weight"] for name in went_on)
+    assert not torch.equal(first, second)
+    before = contents(tmp_path / "two/model")
+    shutil.rmtree(tmp_path / "two/5-semi")
+    again = pipeline.fit(open_source(photos), request(), tmp_path / "two")
+    np.testing.assert_array_equal(again.probabilities, result.probabilities)
+    assert contents(tmp_path / "two/model") == before
 
 
 def test_the_methods_share_stages_1_and_2_and_no_others(run: Path, scan_run: Path) -> None:

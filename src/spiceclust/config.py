@@ -99,7 +99,7 @@ class SemiConfig(TeacherConfig):
 
 
 class ScanConfig(_Frozen):
-    """Stage 2 of SCAN (Van Gansbeke et al. 2020, section 2.2)."""
+    """Stage 2 of SCAN, one of three in `spice` (Van Gansbeke et al. 2020, section 2.2)."""
 
     heads: int = Field(default=10, gt=0, description="H independent heads, of which the lowest loss chooses one")
     neighbors: int = Field(gt=0, description="K nearest, at most select.max_neighbors")
@@ -167,7 +167,7 @@ def quick(n: int, c: int, side: int) -> dict[str, Any]:
     epochs = 5000 / math.sqrt(n)  # what 16 pixels need
     return {
         "backbone": "resnet_small",
-        "pretrain": _moco(n, epochs=max(10, min(300, round(epochs * min(2, side / 16)))), batch_size=batch),
+        "pretrain": _moco(n, epochs=max(10, min(300, round(epochs * max(1, min(2, side / 16))))), batch_size=batch),
         "embed": {"cached_views": 8},
         "graph_label": _graph_heads(n, c),
         "self_label": _heads(n, c),

@@ -254,6 +254,7 @@ class _Run:
             return select.run(labelled[name].tensors["probabilities"], neighbors, config, context)
 
         def retrain_one(name: str) -> Artefact:
+            context.progress.say(f"stage 5 from {name}")
             return method.retraining.run(pixels, firsts[name], selected[name], config, context)
 
         selected = unbundle(self._stage("4-select", ["select"], lambda: each(select_one)))
@@ -266,8 +267,8 @@ class _Run:
             name: guard.run(pixels, firsts[name], seconds[name], neighbors, guard.margin_of(name), config, context)
             for name in labelled
         }
-        scores = {name: found.facts["scores"][found.facts["shipped"]] for name, found in verdicts.items()}
-        clustering, together = guard.choose(scores, {name: found.facts["used"] for name, found in tuned.items()})
+        used = {name: found.facts["used"] for name, found in tuned.items()}
+        clustering, together = guard.choose(verdicts, used)
         shipped = verdicts[clustering].facts["shipped"]
         told = ", ".join(f"{name} {score:.3f}" for name, score in together.items())
         context.progress.say(f"guard: {shipped} of {clustering} ships; scores: {told}")

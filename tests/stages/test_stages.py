@@ -122,6 +122,18 @@ def test_pretraining_depends_on_seed_and_config_alone() -> None:
     assert not torch.equal(other.tensors["backbone.0.weight"], first.tensors["backbone.0.weight"])
 
 
+def test_neighbours_stand_in_for_views_from_their_start_on() -> None:
+    images, _ = variations()
+
+    def weights(**changes: Any) -> Tensor:
+        settings = pretrain_config(len(images), epochs=2, **changes)
+        return pretrain.run(images, settings, CONTEXT).tensors["backbone.0.weight"]
+
+    without = weights(neighbor_share=0)
+    assert torch.equal(weights(neighbor_share=1, neighbor_start=1), without)
+    assert not torch.equal(weights(neighbor_share=1, neighbor_start=0.5), without)
+
+
 def test_pretraining_moves_weights_and_batch_statistics_and_nothing_else() -> None:
     images, _ = variations()
     settings = pretrain_config(len(images), epochs=2)
@@ -710,6 +722,7 @@ def test_the_guard_ships_what_parts_the_images_better(judged: tuple[Tensor, Tens
     torch.testing.assert_close(found.tensors["embeddings"], F.normalize(images.flatten(1).float(), dim=1))
     # Both stages see the pixels here, so the mean over the two spaces is the score in either.
     scores = found.facts["scores"]
+    assert found.facts["by_stage_1"] == pytest.approx(scores[better])
     assert scores[better] == pytest.approx(partition_score(labels, neighbors.long(), 3))
     assert min(scores.values()) < scores[better] - 0.3
 
@@ -770,12 +783,24 @@ def test_the_guard_scores_both_labellings_in_both_spaces(judged: tuple[Tensor, T
         assert found[name] == pytest.approx(expected)
 
 
+def ships(shipped: str, score: float) -> Artefact:
+    return Artefact({}, {"shipped": shipped, "by_stage_1": score, "scores": {"3-self": 9.0, "5-semi": 9.0}})
+
+
 def test_neighbours_and_views_choose_together() -> None:
-    chosen, together = guard.choose({"a": 5.0, "b": 4.5}, {"a": 0.79, "b": 0.89})
+    ab = {"a": ships("5-semi", 5.0), "b": ships("5-semi", 4.5)}
+    chosen, together = guard.choose(ab, {"a": 0.79, "b": 0.89})
     assert together == {"a": pytest.approx(5 - math.log(0.22)), "b": pytest.approx(4.5 - math.log(0.12))}
     assert chosen == "b"  # the views outweigh half a point
-    assert guard.choose({"a": 5.0, "b": 4.3}, {"a": 0.79, "b": 0.89})[0] == "a"
-    assert guard.choose({"a": 5.0, "b": 5.0}, {"a": 1.0, "b": 1.0})[0] == "a"
+    assert guard.choose({**ab, "b": ships("5-semi", 4.3)}, {"a": 0.79, "b": 0.89})[0] == "a"
+    assert guard.choose({**ab, "b": ships("5-semi", 5.0)}, {"a": 1.0, "b": 1.0})[0] == "a"  # of equals the first
+
+
+def test_a_stage_3_that_is_refused_does_not_speak_for_its_clustering() -> None:
+    ran_away = {"a": ships("3-self", 5.0), "b": ships("5-semi", 4.9)}
+    chosen, together = guard.choose(ran_away, {"a": 1.0, "b": 0.86})
+    assert chosen == "b"
+    assert together["a"] == pytest.approx(5 - math.log(1.01))
 
 
 def test_only_prototypes_need_no_margin_against_stage_3() -> None:
@@ -799,7 +824,7 @@ def test_the_smallest_set_passes_all_stages(
         n,
         clusters,
         channels,
-        pretrain={"epochs": 2},
+        pretrain={"epochs": 2, "neighbor_start": 0},
         embed={"cached_views": 1},
         self_label={"rounds": 2, "heads": 2},
         graph_label={"steps": 2, "heads": 2},

@@ -45,18 +45,18 @@ def run(
 
     Returns:
         The shipped classifier's outputs on the plain images, `probabilities` (N, C) and `embeddings` (N, D) float32;
-        facts: both scores and the name of the stage that ships.
+        facts: both scores, the name of the stage that ships, and what it scores by the neighbours of stage 1 alone.
     """
     outputs = {"3-self": classify(first, images, context.device), "5-semi": classify(second, images, context.device)}
     other, _ = nearest_neighbors(outputs["5-semi"][1], neighbors.shape[1])
-    scores = {}
+    scores, by_stage_1 = {}, {}
     for name, (probabilities, _) in outputs.items():
         labels = probabilities.argmax(dim=1)
-        spaces = (neighbors.long(), other)
-        scores[name] = sum(partition_score(labels, near, config.n_clusters) for near in spaces) / len(spaces)
+        by_stage_1[name], own = (partition_score(labels, near, config.n_clusters) for near in (neighbors.long(), other))
+        scores[name] = (by_stage_1[name] + own) / 2
     shipped = "3-self" if scores["3-self"] > scores["5-semi"] + margin else "5-semi"
     probabilities, embeddings = outputs[shipped]
-    facts = {"scores": scores, "shipped": shipped}
+    facts = {"scores": scores, "shipped": shipped, "by_stage_1": by_stage_1[shipped]}
     return Artefact({"probabilities": probabilities, "embeddings": embeddings}, facts)
 
 
@@ -65,15 +65,22 @@ def margin_of(clustering: str) -> float:
     return 0.0 if clustering == "prototypes" else MARGIN
 
 
-def choose(scores: Mapping[str, float], used: Mapping[str, float]) -> tuple[str, dict[str, float]]:
+def choose(verdicts: Mapping[str, Artefact], used: Mapping[str, float]) -> tuple[str, dict[str, float]]:
     """Of clusterings carried through stage 3, the one that scores best with neighbours and views together.
 
+    The neighbours are those of stage 1, since all clusterings have them in common. The views speak for what stage 3
+    made of a clustering, so they do not count where that does not ship: clusters that ran away leave no doubt either.
+
     Args:
-        scores: `partition_score` of what ships, by clustering.
+        verdicts: of `run`, by clustering.
         used: share of the unlabelled images whose weak view was confident enough to teach in the end, in [0, 1].
 
     Returns:
-        The name, and each one's score - log(1 - used + 0.01): doubt counts as parted neighbours do.
+        The name, and each one's score - log(1 - used + 0.01), with 0 for `used` where stage 2 ships: doubt counts as
+        parted neighbours do.
     """
-    together = {name: score - math.log(1 - used[name] + TOLERANCE) for name, score in scores.items()}
+    together = {}
+    for name, verdict in verdicts.items():
+        sure = used[name] if verdict.facts["shipped"] == "5-semi" else 0.0
+        together[name] = verdict.facts["by_stage_1"] - math.log(1 - sure + TOLERANCE)
     return max(together, key=together.__getitem__), together

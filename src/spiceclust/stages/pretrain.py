@@ -26,7 +26,7 @@ from spiceclust.training.inference import embed_images
 from spiceclust.training.loop import batches, cosine, train
 from spiceclust.training.partners import Partners
 
-REFRESHES = 10  # the neighbours hold for this part of the training, then they are sought anew
+REFRESHES = 10  # the neighbours hold for a tenth of the training, then they are sought anew
 
 
 def run(images: Tensor, config: FitConfig, context: Context) -> Artefact:

@@ -1,7 +1,7 @@
-"""Stage 2 of SCAN: heads that give an image and its neighbours one cluster (Van Gansbeke et al. 2020, section 2.2).
+"""Stage 2 of SCAN (Van Gansbeke et al. 2020, section 2.2): heads that give an image and its neighbours one cluster.
 
-The features stay frozen, as in SPICE-Self, where the paper trains them too. N images, H heads, B images in a batch,
-C clusters, D features, K neighbours, V views.
+It is also one of the ways in which `spice` clusters. The features stay frozen, as in SPICE-Self, where the paper trains
+them too. N images, H heads, B images in a batch, C clusters, D features, K neighbours, V views.
 """
 
 from __future__ import annotations
