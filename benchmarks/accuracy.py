@@ -33,11 +33,12 @@ from safetensors import safe_open
 from sklearn.cluster import KMeans, SpectralClustering
 
 from spiceclust import pipeline
-from spiceclust.config import PRESETS, Request, make_request
+from spiceclust.config import Request, make_request
 from spiceclust.data.sources import open_source
 from spiceclust.files import write_json, write_text
 from spiceclust.functional.metrics import Scores, score_clusters
 from spiceclust.outputs.evaluate import evaluate
+from spiceclust.presets import PRESETS
 from spiceclust.progress import Plain
 from spiceclust.result import Result
 from spiceclust.training.context import open_device

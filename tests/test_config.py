@@ -6,8 +6,6 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from spiceclust.config import (
-    MAX_SIZE,
-    PRESETS,
     Facts,
     FitConfig,
     Request,
@@ -17,6 +15,7 @@ from spiceclust.config import (
     resolve,
 )
 from spiceclust.errors import ConfigError, SourceError
+from spiceclust.presets import MAX_SIZE, PRESETS
 
 
 def facts(n: int = 1797, size: int = 8, channels: int = 1, domain: str = "glyph") -> Facts:
@@ -77,6 +76,14 @@ def test_work_grows_with_the_images_but_not_faster(size: tuple[int, int], preset
     assert one.scan.steps <= four.scan.steps
     assert one.confident.steps == one.semi.steps
     assert one.confident.batch_size == one.semi.batch_size * one.semi.unlabelled_ratio
+
+
+def test_neighbours_stand_in_for_views_but_of_glyphs() -> None:
+    def share(**asked: Any) -> float:
+        return resolve(Request(n_clusters=10, **asked), facts(1000, domain="texture")).pretrain.neighbor_share
+
+    assert [share(), share(views="natural"), share(views="glyph")] == [0.5, 0.5, 0.0]  # the views used, not those found
+    assert share(views="glyph", overrides={"pretrain": {"neighbor_share": 0.25}}) == 0.25
 
 
 def test_larger_images_are_trained_on_for_longer_up_to_32_pixels() -> None:

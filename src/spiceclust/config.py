@@ -1,19 +1,19 @@
-"""What a run does, in full: one frozen model per stage, and the presets that derive every number from N and C.
+"""What a run does, in full: one frozen model per stage, and how a request becomes it.
 
 N images, C clusters. `resolve` turns the few things a person says (a `Request`) and the few facts about the images
-(`Facts`) into a `FitConfig` in which nothing is left open. The resolved config is written to run.json, and each
-stage's part of it decides whether that stage must run again.
+(`Facts`) into a `FitConfig` in which nothing is left open; the numbers come from `presets`. The resolved config is
+written to run.json, and each stage's part of it decides whether that stage must run again.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from spiceclust.errors import ConfigError, SourceError
+from spiceclust.presets import MAX_SIZE, PRESETS, Problem
 
 Method = Literal["spice", "spice-paper", "scan"]
 Domain = Literal["natural", "aligned", "glyph", "texture"]
@@ -39,7 +39,7 @@ class PretrainConfig(_Frozen):
     weight_decay: float = Field(ge=0)
     warmup: float = Field(default=0.05, ge=0, lt=1, description="share of the steps in which the rate rises linearly")
     neighbors: int = Field(gt=0, description="nearest images, of which one may stand in for the second view")
-    neighbor_share: float = Field(default=0.5, ge=0, le=1, description="share of a batch for which one does")
+    neighbor_share: float = Field(ge=0, le=1, description="share of a batch for which one does")
     neighbor_start: float = Field(default=0.6, ge=0, le=1, description="share of the steps before that begins")
 
 
@@ -161,70 +161,10 @@ class Facts(_Frozen):
     domain: Domain = Field(description="the domain that `auto` would choose")
 
 
-def quick(n: int, c: int, side: int) -> dict[str, Any]:
-    """Minutes on a CPU: a small ResNet, and epochs that fall with the square root of N and grow with the image."""
-    batch = _power_of_two(n / 32, min(32, n), 64 if n < 20_000 else 128)
-    epochs = 5000 / math.sqrt(n)  # what 16 pixels need
-    return {
-        "backbone": "resnet_small",
-        "pretrain": _moco(n, epochs=max(10, min(300, round(epochs * max(1, min(2, side / 16))))), batch_size=batch),
-        "embed": {"cached_views": 8},
-        "graph_label": _graph_heads(n, c),
-        "self_label": _heads(n, c),
-        "select": {"max_neighbors": _max_neighbors(n, c)},
-        "scan": _scan(n, c),
-        **_teachers(n, epochs=max(4, min(50, epochs / 6)), batch_size=32, unlabelled_ratio=3),
-    }
-
-
-def standard(n: int, c: int, side: int) -> dict[str, Any]:
-    """One GPU, or patience: ResNet-18 and a few hundred epochs."""
-    epochs = max(100, min(800, round(50_000 / math.sqrt(n))))
-    return {
-        "backbone": "resnet18",
-        "pretrain": _moco(n, epochs=epochs, batch_size=_power_of_two(n / 32, min(32, n), 512)),
-        "embed": {"cached_views": 8},
-        "graph_label": _graph_heads(n, c),
-        "self_label": _heads(n, c),
-        "select": {"max_neighbors": _max_neighbors(n, c)},
-        "scan": _scan(n, c),
-        **_teachers(n, epochs=max(20, epochs // 6), batch_size=64, unlabelled_ratio=7),
-    }
-
-
-def paper(n: int, c: int, side: int) -> dict[str, Any]:
-    """The published schedule: ResNet-34, 1,000 epochs, M = 100 C, five passes, K up to 100, 2^20 FixMatch steps."""
-    batch = _power_of_two(n / 8, min(32, n), 128)
-    scan = _scan(n, c)
-    return {
-        "backbone": "resnet34",
-        "pretrain": {
-            "epochs": 1000,
-            "batch_size": batch,
-            "key_momentum": 0.999,
-            "temperature": 0.2,
-            "learning_rate": 0.015,
-            "weight_decay": 1e-4,
-            "warmup": 0.0,
-            "neighbors": 1,
-            "neighbor_share": 0.0,
-        },
-        "embed": {"cached_views": 40},
-        "graph_label": _graph_heads(n, c),
-        "self_label": {**_heads(n, c), "passes": 5},
-        "select": {"max_neighbors": _max_neighbors(n, c)},
-        "semi": {"steps": 2**20, "batch_size": 64},
-        "scan": {**scan, "steps": 100 * n // scan["batch_size"], "learning_rate": 1e-4},
-        "confident": {"steps": max(1, 200 * n // 128), "batch_size": 128, "learning_rate": 0.01},
-    }
-
-
-PRESETS: dict[str, Callable[[int, int, int], dict[str, Any]]] = {"quick": quick, "standard": standard, "paper": paper}
 DEFAULT_METHOD: dict[str, Method] = {"quick": "spice", "standard": "spice", "paper": "spice-paper"}
 OVERRIDABLE = (
     "backbone", "pretrain", "embed", "graph_label", "self_label", "select", "semi", "scan", "confident",
 )  # fmt: skip
-MAX_SIZE = {"quick": 32, "standard": 96, "paper": 224}
 
 
 def make_request(**values: Any) -> Request:
@@ -271,16 +211,17 @@ def resolve(request: Request, facts: Facts) -> FitConfig:
             f"add images or ask for {f'at most {n // 2}' if n >= 4 else 'fewer'} clusters"
         )
     side = image_size(request, facts.native_size)
+    views = facts.domain if request.views == "auto" else request.views
     values: dict[str, Any] = {
         "n_clusters": c,
         "seed": request.seed,
         "method": DEFAULT_METHOD[request.preset] if request.method == "auto" else request.method,
         "preset": request.preset,
         "encoder": request.encoder,
-        "views": facts.domain if request.views == "auto" else request.views,
+        "views": views,
         "image_size": side,
         "channels": facts.channels,
-        **PRESETS[request.preset](n, c, side),
+        **PRESETS[request.preset](Problem(n, c, side, views)),
     }
     max_neighbors = _given(request.overrides, "select", "max_neighbors")
     if isinstance(max_neighbors, int) and max_neighbors > 0:
@@ -351,65 +292,3 @@ def choose(table: dict[str, T], name: str, what: str) -> T:
     if name not in table:
         raise ConfigError(f"unknown {what} {name!r}: choose one of {', '.join(table)}")
     return table[name]
-
-
-def _moco(n: int, *, epochs: int, batch_size: int) -> dict[str, Any]:
-    return {
-        "neighbors": max(1, min(5, n // 40)),
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "temperature": 0.5,
-        "learning_rate": 0.06 * max(1.0, batch_size / 128),
-        "weight_decay": 5e-4,
-    }
-
-
-def _graph_heads(n: int, c: int) -> dict[str, Any]:
-    batch_size = min(128, n)
-    return {
-        "neighbors": max(1, min(100, n // (3 * c))),
-        "batch_size": batch_size,
-        "steps": max(600, min(3000, 5 * n // batch_size)),
-    }
-
-
-def _heads(n: int, c: int) -> dict[str, Any]:
-    meta_batch = min(n, 100 * c)
-    return {
-        "meta_batch": meta_batch,
-        "batch_size": min(128, meta_batch),
-        "rounds": max(60, min(600, 60 * n // meta_batch)),
-    }
-
-
-def _max_neighbors(n: int, c: int) -> int:
-    return max(1, min(100, n // (2 * c)))
-
-
-def _teachers(n: int, *, epochs: float, batch_size: int, unlabelled_ratio: int) -> dict[str, Any]:
-    """Stage 3 of all methods: the same steps, and as many unlabelled images in each."""
-    images = batch_size * unlabelled_ratio
-    steps = max(20, round(epochs * n / images))
-    shared = {
-        "steps": steps,
-        "learning_rate": 0.01,  # the published 0.03 can undo a short run from a trained encoder (docs/log.md)
-        "ema": min(0.999, 1 - 10 / (steps + 10)),
-    }
-    return {
-        "semi": {**shared, "batch_size": batch_size, "unlabelled_ratio": unlabelled_ratio},
-        "confident": {**shared, "batch_size": images},
-    }
-
-
-def _scan(n: int, c: int) -> dict[str, Any]:
-    batch_size = _power_of_two(10 * c, min(128, n), min(1024, n))  # the paper's 128 for 10 clusters, 1024 for many
-    return {
-        "neighbors": min(20, _max_neighbors(n, c)),
-        "batch_size": batch_size,
-        "steps": max(1000, min(5000, 100 * n // batch_size)),
-        "learning_rate": 0.005,
-    }
-
-
-def _power_of_two(value: float, low: int, high: int) -> int:
-    return max(low, min(high, 1 << round(math.log2(max(value, 1)))))

@@ -6,9 +6,7 @@ N distinct readable images, n rows of the manifest (bad files and duplicates inc
 from __future__ import annotations
 
 import copy
-import os
 import platform
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -26,12 +24,13 @@ from spiceclust.data.domain import DomainChoice, choose_domain
 from spiceclust.data.images import Images, load
 from spiceclust.data.sources import Source
 from spiceclust.errors import RunFolderError
-from spiceclust.files import DAMAGED, UNFINISHED, read_json, sha256_json, write_json
+from spiceclust.files import DAMAGED, read_json, sha256_json, write_json
 from spiceclust.manifest import write_manifest
 from spiceclust.models.encoders import Encoder, build_encoder
 from spiceclust.models.heads import Classifier, build_head
 from spiceclust.progress import Progress, Silent, clock
 from spiceclust.result import Result
+from spiceclust.run_folder import look_at, make_writable, refuse_differences
 from spiceclust.stages import calibrate, confident, embed, graph_label, guard, pretrain, scan, select, self_label, semi
 from spiceclust.training.checkpoint import (
     Artefact,
@@ -105,9 +104,9 @@ def fit(
         RunFolderError: the folder cannot be written, is something else, or holds a run with another config.
         TrainingError: a stage could not go on.
     """
-    earlier = _look_at(folder)
+    earlier = look_at(folder, SHARED)
     early = {field: getattr(request, field) for field in EARLY}
-    _refuse_differences(folder, earlier, {**early, **request.overrides})
+    refuse_differences(folder, earlier, {**early, **request.overrides})
     context = open_context(request.seed, device, progress)
 
     native = source.native_size()
@@ -115,7 +114,7 @@ def fit(
     pixels = torch.from_numpy(images.pixels)
     views = choose_domain(pixels)
     config = resolve(request, _facts(images, native, views))
-    _refuse_differences(folder, earlier, config.model_dump(), images.fingerprint)
+    refuse_differences(folder, earlier, config.model_dump(), images.fingerprint)
     why = f"chosen: {views.reason}" if request.views == "auto" else "as asked"
     _say_start(images, config, why, context)
 
@@ -123,7 +122,7 @@ def fit(
     if earlier is None:
         run.refuse_other_stages()
     run.record.update(request=request.model_dump(), source=source.description, source_root=source.root, views=why)
-    _make(folder)
+    make_writable(folder)
     write_json(folder / "run.json", run.record)  # first: it is what makes the folder a run
     write_manifest(folder, images.rows)
     return run.execute(pixels.to(context.device))
@@ -344,67 +343,6 @@ class _Run:
         how = "already there" if finished.resumed else f"in {clock(finished.seconds)}"
         self.context.progress.say(f"{name} done, {how}")
         return finished.artefact
-
-
-def _look_at(folder: Path) -> dict[str, Any] | None:
-    """Refuses a folder that cannot be used, and returns the run.json of an earlier call, if there is one."""
-    try:
-        if folder.is_dir():
-            contents = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith(UNFINISHED))
-            if "run.json" in contents:
-                return read_json(folder / "run.json")
-            strange = [name for name in contents if name not in SHARED]
-            if strange:
-                raise RunFolderError(
-                    f"{folder} holds other files ({strange[0]}, ...) and no run.json: choose an empty or new folder"
-                )
-        existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    except OSError as error:
-        raise RunFolderError(f"{folder} cannot be opened ({error.strerror}): choose another folder") from None
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise RunFolderError(f"{folder} cannot be made or written, because of {existing}: choose another folder")
-    return None
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise RunFolderError(f"{folder} cannot be written ({error.strerror}): choose another folder") from None
-
-
-def _refuse_differences(
-    folder: Path, earlier: dict[str, Any] | None, config: dict[str, Any], fingerprint: str | None = None
-) -> None:
-    """Raises RunFolderError when the run in `folder` has another value for any field of `config`, or other images."""
-    if earlier is None:
-        return
-    if not isinstance(earlier.get("config"), dict):
-        raise RunFolderError(f"{folder / 'run.json'} is damaged (no config in it): {DAMAGED}")
-    known, wanted = _flatten(earlier["config"]), _flatten(config)
-    if fingerprint is not None and earlier.get("images") != fingerprint:
-        different = ["its images were others"]
-    else:
-        different = [
-            f"{name} {known.get(name)!r} there, {value!r} now"
-            for name, value in wanted.items()
-            if known.get(name) != value
-        ]
-    if different:
-        shown = "; ".join(different[:3]) + (f"; and {len(different) - 3} more" if len(different) > 3 else "")
-        raise RunFolderError(f"{folder} holds another run ({shown}): choose another folder for this one")
-
-
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            flat.update(_flatten(value, f"{prefix}{name}."))
-        else:
-            flat[prefix + name] = value
-    return flat
 
 
 def _facts(images: Images, native: int, views: DomainChoice) -> Facts:

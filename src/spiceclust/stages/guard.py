@@ -44,8 +44,8 @@ def run(
         context: device.
 
     Returns:
-        The shipped classifier's outputs on the plain images, `probabilities` (N, C) and `embeddings` (N, D) float32;
-        facts: both scores, the name of the stage that ships, and what it scores by the neighbours of stage 1 alone.
+        No tensors; facts: both scores, the name of the stage that ships, and what this one scores by the neighbours of
+        stage 1 alone.
     """
     outputs = {"3-self": classify(first, images, context.device), "5-semi": classify(second, images, context.device)}
     other, _ = nearest_neighbors(outputs["5-semi"][1], neighbors.shape[1])
@@ -55,9 +55,8 @@ def run(
         by_stage_1[name], own = (partition_score(labels, near, config.n_clusters) for near in (neighbors.long(), other))
         scores[name] = (by_stage_1[name] + own) / 2
     shipped = "3-self" if scores["3-self"] > scores["5-semi"] + margin else "5-semi"
-    probabilities, embeddings = outputs[shipped]
     facts = {"scores": scores, "shipped": shipped, "by_stage_1": by_stage_1[shipped]}
-    return Artefact({"probabilities": probabilities, "embeddings": embeddings}, facts)
+    return Artefact({}, facts)
 
 
 def margin_of(clustering: str) -> float:
