@@ -272,8 +272,8 @@ class _Run:
         told = ", ".join(f"{name} {score:.3f}" for name, score in together.items())
         context.progress.say(f"guard: {shipped} of {clustering} ships; scores: {told}")
         classifier = (firsts if shipped == "3-self" else seconds)[clustering]
-        labelling = labelled[clustering].tensors["probabilities"]
-        calibrated = calibrate.run(pixels, classifier, labelling, neighbors, config, context)
+        opinions = labelled[clustering].tensors["opinions"]
+        calibrated = calibrate.run(pixels, classifier, opinions, neighbors, config, context)
         classifier.load_state_dict(part(calibrated.tensors, "classifier."))
         probabilities = calibrated.tensors["probabilities"]
         final = select.run(probabilities, neighbors, config, context)

@@ -67,26 +67,24 @@ def classifier(scale: float) -> Classifier:
 
 
 def stage_2() -> tuple[Tensor, Tensor]:
-    """Probabilities of which every sixth is wrong, and thirty neighbours in pixels."""
+    """Opinions, of which every sixth is wrong and every fourth divided, and thirty neighbours in pixels."""
     labels = torch.arange(IMAGES) % CLUSTERS
     labels[::6] = (labels[::6] + 1) % CLUSTERS
-    generator = torch.Generator().manual_seed(2)
-    probabilities = (F.one_hot(labels, CLUSTERS) + torch.rand((IMAGES, CLUSTERS), generator=generator) * 0.9) / 3
+    opinions = F.one_hot(labels, CLUSTERS).float()
+    opinions[::4] = opinions[::4] * 0.7 + 0.1
     neighbors, _ = nearest_neighbors(F.normalize(images().flatten(1).float(), dim=1), 30)
-    return probabilities, neighbors.int()
+    return opinions, neighbors.int()
 
 
-def slow_votes(labelling: Tensor, neighbors: Tensor) -> Tensor:
-    """Shares of the labels among the nearest twenty."""
-    labels = labelling.argmax(dim=1).tolist()
-    rows = [[labels[near] for near in row[:20]] for row in neighbors.tolist()]
-    return torch.tensor([[row.count(cluster) / len(row) for cluster in range(CLUSTERS)] for row in rows])
+def slow_votes(opinions: Tensor, neighbors: Tensor) -> Tensor:
+    """Mean opinion of the nearest twenty."""
+    return torch.stack([torch.stack([opinions[near] for near in row[:20]]).mean(dim=0) for row in neighbors.tolist()])
 
 
 def calibrated(scale: float, **changes: Any) -> Artefact:
-    labelling, neighbors = stage_2()
-    given = {"labelling": labelling, "neighbors": neighbors, **changes}
-    return calibrate.run(images(), classifier(scale), given["labelling"], given["neighbors"], config(), CONTEXT)
+    opinions, neighbors = stage_2()
+    given = {"opinions": opinions, "neighbors": neighbors, **changes}
+    return calibrate.run(images(), classifier(scale), given["opinions"], given["neighbors"], config(), CONTEXT)
 
 
 def loaded(artefact: Artefact) -> Classifier:
@@ -139,11 +137,11 @@ def test_the_temperature_is_in_the_last_layer_and_nowhere_else(scale: float) -> 
 
 
 def test_what_is_given_stays_as_it_is() -> None:
-    pixels, model, (labelling, neighbors) = images(), classifier(60.0), stage_2()
-    before = copy.deepcopy(model.state_dict()), pixels.clone(), labelling.clone(), neighbors.clone()
-    artefact = calibrate.run(pixels, model, labelling, neighbors, config(), CONTEXT)
+    pixels, model, (opinions, neighbors) = images(), classifier(60.0), stage_2()
+    before = copy.deepcopy(model.state_dict()), pixels.clone(), opinions.clone(), neighbors.clone()
+    artefact = calibrate.run(pixels, model, opinions, neighbors, config(), CONTEXT)
     assert all(torch.equal(tensor, before[0][name]) for name, tensor in model.state_dict().items())
-    for now, then in zip((pixels, labelling, neighbors), before[1:], strict=True):
+    for now, then in zip((pixels, opinions, neighbors), before[1:], strict=True):
         assert torch.equal(now, then)
     with torch.no_grad():
         model.head[2].weight.zero_()  # type: ignore[index]
@@ -180,22 +178,25 @@ def test_no_other_temperature_predicts_the_votes_better(scale: float) -> None:
         assert found < loss((logits / (temperature * factor)).log_softmax(dim=1))
 
 
-def test_the_voters_are_the_nearest_twenty_with_their_labels_of_stage_2() -> None:
-    labelling, neighbors = stage_2()
+def test_the_voters_are_the_nearest_twenty_with_their_opinions() -> None:
+    _, neighbors = stage_2()
     first = calibrated(10.0).facts
     others = neighbors.clone()
     others[:, 20:] = 0  # not asked
     assert calibrated(10.0, neighbors=others).facts == first
     others = neighbors.clone()
-    others[:, :20] = 0  # all say the label of image 0
+    others[:, :20] = 0  # all say what image 0 is
     assert calibrated(10.0, neighbors=others).facts != first
     # Voters that always contradict the classifier leave it no confidence, though it agrees with itself.
     own = classify(classifier(10.0), images(), CPU)[0]
-    facts = calibrated(10.0, labelling=own.roll(1, dims=1)).facts
+    facts = calibrated(10.0, opinions=own.roll(1, dims=1)).facts
     assert facts["temperature"] == pytest.approx(20)
     assert facts["confidence_after"] < first["confidence_after"]
-    # Only the label of a voter counts, not how sure it is.
-    assert calibrated(10.0, labelling=F.one_hot(labelling.argmax(dim=1), CLUSTERS).float()).facts == first
+    # A divided opinion is less than a whole one.
+    whole = F.one_hot(own.argmax(dim=1), CLUSTERS).float()
+    divided = whole * 0.7 + 0.1
+    sure, unsure = (calibrated(10.0, opinions=each).facts["confidence_after"] for each in (whole, divided))
+    assert unsure < sure
 
 
 def test_a_classifier_so_sure_that_probabilities_vanish_is_calibrated_to_finite_ones() -> None:
@@ -207,7 +208,8 @@ def test_a_classifier_so_sure_that_probabilities_vanish_is_calibrated_to_finite_
     assert artefact.facts["confidence_after"] < artefact.facts["confidence_before"]
     # Voters that always agree, being the image itself, leave nothing to flatten.
     alone = torch.arange(IMAGES).unsqueeze(1)
-    assert calibrated(600.0, labelling=before, neighbors=alone).facts["temperature"] < 1.5
+    agreeing = F.one_hot(before.argmax(dim=1), CLUSTERS).float()
+    assert calibrated(600.0, opinions=agreeing, neighbors=alone).facts["temperature"] < 1.5
 
 
 def test_fewer_than_twenty_neighbours_will_do() -> None:

@@ -3,7 +3,10 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from spiceclust.functional.opinions import opinions
+from spiceclust.functional.partition import partition_score
 from spiceclust.models.heads import ClusterHeads, build_head
 from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.head_choice import finalists, judge, keep
@@ -85,6 +88,20 @@ def test_every_finalist_carries_its_score() -> None:
     alone = finalists({"a": parted(MOSTLY)}, RING, 2)["a"]
     assert alone.facts == {"kept": 1, "name": str(MOSTLY), "partition_score": pytest.approx(expected["a"])}
     assert torch.equal(alone.tensors["head_labels"], parted(MOSTLY).tensors["head_labels"])
+
+
+def test_every_finalist_carries_what_all_heads_say_of_its_labels() -> None:
+    other = [i * 4 // 100 % 2 for i in range(100)]
+    given = {"first": parted(other), "second": parted(SCRAPS), "third": parted([1 - label for label in HALVES])}
+    found = finalists(given, RING, 2)
+    assert list(found) == ["first", "third"]  # the heads of the second have a say all the same
+    heads = torch.cat([each.tensors["head_labels"] for each in given.values()])
+    scores = torch.tensor([partition_score(labels, RING.tensors["neighbors"].long(), 2) for labels in heads])
+    for name, each in found.items():
+        own = given[name].tensors["head_labels"][1]
+        expected = opinions(heads, scores, own, 2)
+        torch.testing.assert_close(each.tensors["opinions"], expected)
+        assert not torch.allclose(expected, F.one_hot(own, 2).float(), atol=0.01)
 
 
 def test_the_first_goes_on_beside_the_best_unless_it_is_far_behind() -> None:

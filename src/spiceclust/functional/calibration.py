@@ -1,7 +1,7 @@
 """Temperature scaling (Guo et al. 2017) without true labels.
 
-A classifier trained on its own confident labels is too sure. What its neighbours' labels say is a second opinion: the
-temperature is fitted so that the probabilities predict the votes of an image's neighbours. N images, C clusters.
+A classifier trained on its own confident labels is too sure. The temperature is fitted so that its probabilities
+predict the votes of those who have a second opinion. N images, C clusters.
 """
 
 from __future__ import annotations

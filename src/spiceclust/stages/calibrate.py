@@ -1,4 +1,4 @@
-"""Last stage: probabilities that mean something, by temperature scaling against the neighbours' labels.
+"""Last stage: probabilities that mean something, by temperature scaling against second opinions.
 
 N images, C clusters, D features, K neighbours.
 """
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from spiceclust.config import FitConfig
 from spiceclust.functional.calibration import fit_temperature
-from spiceclust.functional.partition import neighbor_votes
 from spiceclust.models.heads import Classifier
 from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import Context
@@ -21,19 +20,19 @@ from spiceclust.training.inference import classify
 
 
 def run(
-    images: Tensor, shipped: Classifier, labelling: Tensor, neighbors: Tensor, config: FitConfig, context: Context
+    images: Tensor, shipped: Classifier, opinions: Tensor, neighbors: Tensor, config: FitConfig, context: Context
 ) -> Artefact:
     """Fits the temperature and puts it into the head's last layer, so that predict need not know of it.
 
-    The voters are the neighbours in the features of stage 1 with their labels of stage 2: both are older than what
-    stage 3 learned, and so not a mere echo of it; where stage 2 ships they judge their own labels.
+    The voters are an image's neighbours in the features of stage 1, each with what all heads of stage 2 say of it.
+    Both are older than what stage 3 learned, and so not a mere echo of it.
 
     Args:
         images: (N, channels, S, S) uint8.
         shipped: the classifier that the guard chose; it stays as it is.
-        labelling: (N, C) float32 probabilities of stage 2.
+        opinions: (N, C) float32, rows sum to 1, of the clustering that ships: what the heads of stage 2 say.
         neighbors: (N, K) integers, of the embed stage.
-        config: `n_clusters`.
+        config: not used; every stage takes one.
         context: device.
 
     Returns:
@@ -42,7 +41,9 @@ def run(
     """
     before, _ = classify(shipped, images, context.device)
     near = neighbors[:, :SCORING_NEIGHBORS].long()
-    votes = neighbor_votes(labelling.argmax(dim=1).unsqueeze(0), near, config.n_clusters)[0]
+    votes = torch.zeros_like(opinions)
+    for column in near.T:  # one at a time: together they would take K times the memory
+        votes += opinions[column] / near.shape[1]
     temperature = fit_temperature(before.clamp(min=torch.finfo(before.dtype).tiny).log(), votes)
     calibrated = copy.deepcopy(shipped)
     last = calibrated.head[-1]  # type: ignore[index]

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spiceclust.functional.opinions import opinions
 from spiceclust.functional.partition import partition_score
 from spiceclust.functional.reliable import consistency
 from spiceclust.models.heads import ClusterHeads
@@ -58,21 +59,26 @@ def finalists(candidates: Mapping[str, Artefact], embedded: Artefact, n_clusters
         n_clusters: C.
 
     Returns:
-        One or two of the artefacts by name, the first candidate first; the facts of each tell its `partition_score`.
+        One or two of the artefacts by name, the first candidate first; the facts of each tell its `partition_score`,
+        and its tensors what the heads of all candidates say of its labels: `opinions` (N, C) float32.
     """
     neighbors = embedded.tensors["neighbors"][:, :SCORING_NEIGHBORS].long()
-    scored = {}
-    for name, artefact in candidates.items():
-        labels = artefact.tensors["head_labels"][artefact.facts["kept"]].long()
-        score = partition_score(labels, neighbors, n_clusters)
-        scored[name] = Artefact(artefact.tensors, {**artefact.facts, "partition_score": score})
-    scores = {name: artefact.facts["partition_score"] for name, artefact in scored.items()}
-    first, best = next(iter(scores)), max(scores, key=scores.__getitem__)
-    rivals = [name for name in scores if name != first]
+    heads = {name: artefact.tensors["head_labels"].long() for name, artefact in candidates.items()}
+    scores = {name: [partition_score(labels, neighbors, n_clusters) for labels in heads[name]] for name in heads}
+    kept = {name: artefact.facts["kept"] for name, artefact in candidates.items()}
+    own = {name: scores[name][kept[name]] for name in heads}
+    first, best = next(iter(own)), max(own, key=own.__getitem__)
+    rivals = [name for name in own if name != first]
     if best == first and rivals:
-        best = max(rivals, key=scores.__getitem__)
-    top = max(scores.values())
-    return {name: found for name, found in scored.items() if name in (first, best) and scores[name] >= top - BEHIND}
+        best = max(rivals, key=own.__getitem__)
+    everyone, weights = torch.cat(list(heads.values())), torch.cat([torch.tensor(each) for each in scores.values()])
+    found = {}
+    for name, artefact in candidates.items():
+        if name in (first, best) and own[name] >= max(own.values()) - BEHIND:
+            said = opinions(everyone, weights, heads[name][kept[name]], n_clusters)
+            facts = {**artefact.facts, "partition_score": own[name]}
+            found[name] = Artefact({**artefact.tensors, "opinions": said}, facts)
+    return found
 
 
 def _labels(logits: Tensor) -> Tensor:

@@ -1,0 +1,50 @@
+"""Second opinions: what other partitions of the same images say of a labelling.
+
+Clusterings that were come by in different ways agree where the images leave no choice, and part where a boundary was a
+matter of taste; neighbours alone do not tell, since they sit on the same side of a boundary wherever it was drawn.
+N images, H partitions, C clusters.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torch.nn import functional as F
+
+CONVICTION = 3.0  # what a point of partition score is worth: 0.33 behind weighs 1 / e (docs/log.md)
+
+
+def opinions(partitions: Tensor, scores: Tensor, labels: Tensor, n_clusters: int) -> Tensor:
+    """The clusters that partitions give an image to, in the names of `labels`, better partitions counting more.
+
+    Args:
+        partitions: (H, N) int64 in [0, C), each with its own numbering.
+        scores: (H,) float, the `partition_score` of each.
+        labels: (N,) int64 in [0, C), whose numbering counts.
+        n_clusters: C.
+
+    Returns:
+        (N, C) float32, rows sum to 1: sum over h of w_h [partition h gives the image to c], w = softmax(3 scores).
+    """
+    said = torch.zeros((len(labels), n_clusters), device=labels.device)
+    for weight, partition in zip((CONVICTION * scores.double()).softmax(dim=0).tolist(), partitions, strict=True):
+        said += weight * F.one_hot(renumbered(partition, labels, n_clusters), n_clusters)
+    return said
+
+
+def renumbered(partition: Tensor, labels: Tensor, n_clusters: int) -> Tensor:
+    """A partition with its clusters numbered as in `labels`, by the one-to-one match that agrees on most images.
+
+    Args:
+        partition: (N,) int64 in [0, C).
+        labels: (N,) int64 in [0, C).
+        n_clusters: C.
+
+    Returns:
+        (N,) int64.
+    """
+    together = (partition * n_clusters + labels).bincount(minlength=n_clusters * n_clusters)
+    _, names = linear_sum_assignment(together.view(n_clusters, n_clusters).cpu().numpy(), maximize=True)
+    return torch.as_tensor(names.astype(np.int64), device=labels.device)[partition]
