@@ -16,18 +16,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shlex
 import shutil
-import subprocess
 import time
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from _datasets import NOTES, SUITES, load
+from _report import about, commit, write_results
 from numpy.typing import NDArray
 from safetensors import safe_open
 from sklearn.cluster import KMeans, SpectralClustering
@@ -35,13 +32,11 @@ from sklearn.cluster import KMeans, SpectralClustering
 from spiceclust import pipeline
 from spiceclust.config import Request, make_request
 from spiceclust.data.sources import open_source
-from spiceclust.files import write_json, write_text
 from spiceclust.functional.metrics import Scores, score_clusters
 from spiceclust.outputs.evaluate import evaluate
 from spiceclust.presets import PRESETS
 from spiceclust.progress import Plain
 from spiceclust.result import Result
-from spiceclust.training.context import open_device
 
 METHODS: dict[str, dict[str, Any]] = {
     name: {"method": name} for name in ("spice", "spice-paper", "scan")
@@ -51,7 +46,6 @@ DEFAULT_METHODS = ("spice", "scan")
 SPECTRAL_LIMIT = 12_000  # images; beyond it spectral clustering takes longer than the rest together
 MEASURES = ("acc", "nmi", "ari")
 TRUST = ("reliable_share", "reliable_precision", "ece")
-ROOT = Path(__file__).parents[1]
 
 Rows = dict[str, dict[str, Any]]  # of one set and seed, by method
 
@@ -136,9 +130,9 @@ def load_tensor(stage: Path, name: str) -> NDArray[Any]:
         return np.asarray(tensors.get_tensor(name))
 
 
-def report(about: str, measured: dict[str, list[Rows]]) -> str:
+def report(head: str, measured: dict[str, list[Rows]]) -> str:
     """Markdown: what ran, accuracies, how far the runs can be believed."""
-    lines = [about, "", "| set | method | ACC | NMI | ARI | least ACC | n | seeds | seconds |", "|---" * 9 + "|"]
+    lines = [head, "", "| set | method | ACC | NMI | ARI | least ACC | n | seeds | seconds |", "|---" * 9 + "|"]
     for name, seeds in measured.items():
         for method in seeds[0]:
             values = {key: np.array([rows[method][key] for rows in seeds]) for key in (*MEASURES, "n", "seconds")}
@@ -156,21 +150,6 @@ def report(about: str, measured: dict[str, list[Rows]]) -> str:
             lines.append(f"| {name} | {method} | {' | '.join(cells)} |")
     notes = [f"{name}: {NOTES[name]}." for name in measured if name in NOTES]
     return "\n".join([*lines, "", *notes]).rstrip() + "\n"
-
-
-def commit() -> str:
-    """The commit of the code that runs, marked when the code has changes on top."""
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-
-    changed = git("status", "--porcelain", "--", "src", "benchmarks/*.py")  # not the results, which this script writes
-    return git("rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
-
-
-def machine(device: str) -> str:
-    kind = torch.cuda.get_device_name() if open_device(device).type == "cuda" else platform.machine()
-    return f"{kind}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
 def main(words: list[str] | None = None) -> None:
@@ -194,10 +173,9 @@ def main(words: list[str] | None = None) -> None:
     stem = options.name or f"accuracy-{'-'.join(options.sets) if options.sets else options.suite}"
     version = options.commit or commit()  # figures of one commit are never mixed with another's
     runs = options.runs / version / (f"{options.preset}-{options.config.stem}" if overrides else options.preset)
-    about = f"# Accuracy\n\n{date.today()}, commit {version}, {machine(options.device)}, preset {options.preset}"
-    about += f", with {json.dumps(overrides)}" if overrides else ""
-    about += f". Mean ± standard deviation over seeds.\n\n    {command(options)}"
-    options.out.mkdir(parents=True, exist_ok=True)
+    head = about("Accuracy", command(options), version=version, device=options.device)
+    head += f"\n\nPreset {options.preset}" + (f", with {json.dumps(overrides)}" if overrides else "")
+    head += "; mean ± standard deviation over seeds."
     measured: dict[str, list[Rows]] = {}
     for name in options.sets or SUITES[options.suite]:
         images, classes = load(name, options.data)
@@ -206,10 +184,7 @@ def main(words: list[str] | None = None) -> None:
         for seed in range(options.seeds):
             requests = {method: make_request(**asked, seed=seed, **METHODS[method]) for method in options.methods}
             measured[name].append(measure(images, classes, requests, runs / f"{name}-{seed}", options))
-            text = report(about, measured)
-            write_text(options.out / f"{stem}.md", text)
-            write_json(options.out / f"{stem}.json", {"about": about, "sets": measured})
-            print(text)
+            write_results(options.out / stem, report(head, measured), {"about": head, "sets": measured})
 
 
 def command(options: argparse.Namespace) -> str:

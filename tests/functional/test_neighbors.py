@@ -126,3 +126,16 @@ def test_a_tile_smaller_than_one_row_still_works_and_leaves_the_input_alone() ->
 def test_more_neighbours_than_other_images_are_refused(k: int) -> None:
     with pytest.raises(AssertionError, match=rf"\({k}, 4\)"):
         nearest_neighbors(on_circle([0, 10, 30, 90]), k)
+
+
+@given(clouds(), st.data())
+def test_some_images_have_the_neighbours_that_they_have_among_all(
+    cloud: tuple[Tensor, int], data: st.DataObject
+) -> None:
+    embeddings, k = cloud
+    rows = torch.tensor(data.draw(st.lists(st.integers(0, len(embeddings) - 1), max_size=10)), dtype=torch.int64)
+    _, expected = nearest_neighbors(embeddings, k)
+    indices, cosines = nearest_neighbors(embeddings, k, tile_bytes=4 * len(embeddings) * 3, rows=rows)
+    assert indices.shape == cosines.shape == (len(rows), k)
+    torch.testing.assert_close(cosines, expected[rows], rtol=0, atol=ROUNDING)
+    assert not (indices == rows.unsqueeze(1)).any()

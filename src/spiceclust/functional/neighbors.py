@@ -11,26 +11,30 @@ from torch import Tensor
 TILE_BYTES = 64 * 2**20  # of the similarities held at once
 
 
-def nearest_neighbors(embeddings: Tensor, k: int, tile_bytes: int = TILE_BYTES) -> tuple[Tensor, Tensor]:
-    """The K nearest other images of every image.
+def nearest_neighbors(
+    embeddings: Tensor, k: int, tile_bytes: int = TILE_BYTES, rows: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The K nearest other images of every image, or of some.
 
     Args:
         embeddings: (N, D) float32, L2-normalised.
         k: K, at most N - 1.
         tile_bytes: memory for the similarities of one tile; it changes the speed, and the result by rounding only.
+        rows: (B,) int64 numbers of the images whose neighbours are wanted; all N by default.
 
     Returns:
-        (N, K) int64 neighbours from the nearest on, the image itself left out, and (N, K) float32 their cosines.
+        (B, K) int64 neighbours from the nearest on, the image itself left out, and (B, K) float32 their cosines.
     """
     n = len(embeddings)
     assert 0 < k < n, (k, n)
-    rows = max(1, tile_bytes // (4 * n))
-    indices = torch.empty((n, k), dtype=torch.int64, device=embeddings.device)
-    cosines = torch.empty((n, k), dtype=torch.float32, device=embeddings.device)
-    for start in range(0, n, rows):
-        stop = min(start + rows, n)
-        tile = embeddings[start:stop] @ embeddings.T
-        own = torch.arange(start, stop, device=tile.device)
-        tile[own - start, own] = -torch.inf
-        cosines[start:stop], indices[start:stop] = tile.topk(k, dim=1)
+    if rows is None:
+        rows = torch.arange(n, device=embeddings.device)
+    indices = torch.empty((len(rows), k), dtype=torch.int64, device=embeddings.device)
+    cosines = torch.empty((len(rows), k), dtype=torch.float32, device=embeddings.device)
+    size = max(1, tile_bytes // (4 * n))
+    for start in range(0, len(rows), size):
+        own = rows[start : start + size]
+        tile = embeddings[own] @ embeddings.T
+        tile[torch.arange(len(own), device=tile.device), own] = -torch.inf
+        cosines[start : start + size], indices[start : start + size] = tile.topk(k, dim=1)
     return indices, cosines

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from spiceclust.config import FitConfig
 from spiceclust.data.views import Views
-from spiceclust.functional.neighbors import nearest_neighbors
+from spiceclust.functional.approximate import find_neighbors
 from spiceclust.models.encoders import Encoder
 from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import Context
@@ -28,7 +28,7 @@ def run(images: Tensor, encoder: Encoder, config: FitConfig, context: Context) -
 
     Returns:
         `plain` (N, D) float32, `weak` and `strong` (V, N, D) float16, all L2-normalised; `neighbors` (N, K) int32,
-        from the nearest on.
+        from the nearest on; facts: their recall, below 1 where they are approximate.
     """
     encoder.eval()
     views = Views(config.views)
@@ -47,5 +47,8 @@ def run(images: Tensor, encoder: Encoder, config: FitConfig, context: Context) -
         plain = embed("plain")
         weak = torch.stack([embed("weak", view).half() for view in range(count)])
         strong = torch.stack([embed("strong", view).half() for view in range(count)])
-    neighbors, _ = nearest_neighbors(plain, min(config.select.max_neighbors, len(plain) - 1))
-    return Artefact({"plain": plain, "weak": weak, "strong": strong, "neighbors": neighbors.int()})
+    neighbors, recall = find_neighbors(plain, min(config.select.max_neighbors, len(plain) - 1))
+    if recall < 1:
+        context.progress.say(f"neighbours are approximate: {recall:.1%} of the exact ones, measured on a sample")
+    tensors = {"plain": plain, "weak": weak, "strong": strong, "neighbors": neighbors.int()}
+    return Artefact(tensors, {"neighbor_recall": recall})

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from spiceclust.config import FitConfig
-from spiceclust.functional.neighbors import nearest_neighbors
+from spiceclust.functional.approximate import find_neighbors
 from spiceclust.functional.partition import TOLERANCE, partition_score
 from spiceclust.models.heads import Classifier
 from spiceclust.training.checkpoint import Artefact
@@ -48,7 +48,7 @@ def run(
         stage 1 alone.
     """
     outputs = {"3-self": classify(first, images, context.device), "5-semi": classify(second, images, context.device)}
-    other, _ = nearest_neighbors(outputs["5-semi"][1], neighbors.shape[1])
+    other, _ = find_neighbors(outputs["5-semi"][1], neighbors.shape[1])
     scores, by_stage_1 = {}, {}
     for name, (probabilities, _) in outputs.items():
         labels = probabilities.argmax(dim=1)

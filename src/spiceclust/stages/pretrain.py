@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from spiceclust.config import FitConfig
 from spiceclust.data.views import Views
+from spiceclust.functional.approximate import find_neighbors
 from spiceclust.functional.contrast import enqueue, info_nce
-from spiceclust.functional.neighbors import nearest_neighbors
 from spiceclust.models.encoders import Encoder, build_encoder
 from spiceclust.models.heads import build_projection
 from spiceclust.models.momentum import MomentumModel
@@ -56,7 +56,7 @@ def run(images: Tensor, config: FitConfig, context: Context) -> Artefact:
 
     def seek() -> Tensor:
         plain = embed_images(key_encoder, images, lambda batch, _: views.plain(batch), context)
-        return nearest_neighbors(plain, min(settings.neighbors, len(images) - 1))[0]
+        return find_neighbors(plain, min(settings.neighbors, len(images) - 1)).indices
 
     first = math.ceil(settings.neighbor_start * steps)
     partners = Partners(seek, settings.neighbor_share, first, max(1, steps // REFRESHES))
