@@ -37,6 +37,10 @@ def request(overrides: dict[str, Any] = TINY, **asked: Any) -> Request:
     return make_request(**{"n_clusters": 3, "overrides": overrides, **asked})
 
 
+def tensors_of(stage: Path) -> dict[str, torch.Tensor]:
+    return load_tensors(stage / "tensors.safetensors", torch.device("cpu"))
+
+
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """30 readable images in nested folders, one copy, one broken file, one text."""
@@ -225,6 +229,20 @@ def test_scan_goes_through_all_stages_and_predicts_its_clusters(photos: Path, sc
     )
 
 
+def test_the_published_schedule_keeps_no_views_and_clusters_all_the_same(
+    photos: Path, run: Path, tmp_path: Path
+) -> None:
+    asked = request({**TINY, "embed": {"cached_views": 0}})
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        pipeline.fit(open_source(photos), asked, folder)
+    one, two, kept = (tensors_of(folder / "3-self") for folder in (tmp_path / "one", tmp_path / "two", run))
+    assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
+    assert tensors_of(tmp_path / "one/2-embed").keys() == {"plain", "neighbors"}
+    assert len(rows_of(tmp_path / "one/clusters.csv")) == 31
+    # What the heads learned from is not what the cached views would have taught.
+    assert any(not torch.equal(tensor, kept[name]) for name, tensor in one.items() if name in kept)
+
+
 def test_two_clusterings_go_through_stage_3_and_resume(
     photos: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,7 +255,7 @@ def test_two_clusterings_go_through_stage_3_and_resume(
     assert went_on[0] == "prototypes"
     assert len(went_on) == len(metrics["guard"]["together"]) == 2
     assert list(json.loads((tmp_path / "two/5-semi/facts.json").read_text())) == went_on
-    tensors = load_tensors(tmp_path / "two/5-semi/tensors.safetensors", torch.device("cpu"))
+    tensors = tensors_of(tmp_path / "two/5-semi")
     first, second = (tensors[f"{name}.head.0.weight"] for name in went_on)
     assert not torch.equal(first, second)
     before = contents(tmp_path / "two/model")

@@ -46,7 +46,9 @@ class PretrainConfig(_Frozen):
 class EmbedConfig(_Frozen):
     """Between stages 1 and 2: plain, weak and strong views through the frozen encoder, once."""
 
-    cached_views: int = Field(default=8, gt=0, description="V weak and V strong views kept of each image")
+    cached_views: int = Field(
+        default=8, ge=0, description="V weak and V strong views kept of each image; 0: all views anew, as published"
+    )
 
 
 class GraphLabelConfig(_Frozen):

@@ -23,6 +23,7 @@ from spiceclust.config import Facts, FitConfig, Request, image_size, resolve
 from spiceclust.data.domain import DomainChoice, choose_domain
 from spiceclust.data.images import Images, load
 from spiceclust.data.sources import Source
+from spiceclust.data.views import Views
 from spiceclust.errors import RunFolderError
 from spiceclust.files import DAMAGED, read_json, sha256_json, write_json
 from spiceclust.manifest import write_manifest
@@ -42,6 +43,7 @@ from spiceclust.training.checkpoint import (
     unbundle,
 )
 from spiceclust.training.context import Context, open_context, open_device
+from spiceclust.training.features import Features, features_of
 from spiceclust.training.head_choice import finalists
 from spiceclust.training.inference import classify
 
@@ -54,7 +56,7 @@ SHARED: Final = ("1-pretrain", "2-embed")  # a new run may begin with copies of 
 
 
 class _Clustering(Protocol):
-    def run(self, embedded: Artefact, config: FitConfig, context: Context) -> Artefact: ...
+    def run(self, features: Features, config: FitConfig, context: Context) -> Artefact: ...
 
 
 class _Retraining(Protocol):
@@ -244,7 +246,7 @@ class _Run:
         embedded = self._stage("2-embed", EMBED_FIELDS, lambda: embed.run(pixels, encoder, config, context))
         neighbors = embedded.tensors["neighbors"]
         parts = ["n_clusters", *(CLUSTERINGS[name][1] for name in method.clusterings)]
-        labelled = unbundle(self._stage("3-self", parts, lambda: self._cluster(method, embedded)))
+        labelled = unbundle(self._stage("3-self", parts, lambda: self._cluster(method, embedded, pixels, encoder)))
 
         def each(stage: Callable[[str], Artefact]) -> Artefact:
             return bundle({name: stage(name) for name in labelled})
@@ -302,11 +304,14 @@ class _Run:
         result.save(self.folder)
         return result
 
-    def _cluster(self, method: _Method, embedded: Artefact) -> Artefact:
+    def _cluster(self, method: _Method, embedded: Artefact, pixels: Tensor, encoder: Encoder) -> Artefact:
         """Clusters in every way of the method, and bundles what is worth carrying on."""
         config, context = self.config, self.context
-        candidates = {name: CLUSTERINGS[name][0].run(embedded, config, context) for name in method.clusterings}
-        found = finalists(candidates, embedded, config.n_clusters)
+        candidates = {}
+        for name in method.clusterings:  # each begins with the same views
+            features = features_of(embedded, pixels, encoder, Views(config.views), context)
+            candidates[name] = CLUSTERINGS[name][0].run(features, config, context)
+        found = finalists(candidates, features.neighbors, config.n_clusters)
         scores = ", ".join(f"{name} {each.facts['partition_score']:.3f}" for name, each in found.items())
         context.progress.say(f"clustered by {', '.join(candidates)}; carried on: {scores}")
         return bundle(found)

@@ -18,6 +18,7 @@ from spiceclust.models.heads import build_head
 from spiceclust.stages import graph_label
 from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import Context
+from spiceclust.training.features import CachedFeatures
 
 CPU = torch.device("cpu")
 CONTEXT = Context(0, CPU, bf16=False)
@@ -70,14 +71,14 @@ def parted_as(monkeypatch: pytest.MonkeyPatch, *partitions: Tensor) -> list[tupl
 @functools.cache
 def labelled() -> Artefact:
     embedded, classes = blobs()
-    return graph_label.run(embedded, config(len(classes)), CONTEXT)
+    return graph_label.run(CachedFeatures(embedded), config(len(classes)), CONTEXT)
 
 
 @pytest.mark.parametrize("changes", [{}, {"heads": 1}, {"batch_size": 40}, {"groups_per_cluster": 4}])
 def test_every_head_finds_three_blobs_of_unequal_size(changes: dict[str, Any]) -> None:
     embedded, classes = blobs()
     settings = config(len(classes), **changes)
-    found = graph_label.run(embedded, settings, CONTEXT).tensors
+    found = graph_label.run(CachedFeatures(embedded), settings, CONTEXT).tensors
     assert (found["head_labels"].shape, found["head_labels"].dtype) == (
         (settings.graph_label.heads, len(classes)),
         torch.int16,
@@ -89,7 +90,7 @@ def test_every_head_finds_three_blobs_of_unequal_size(changes: dict[str, Any]) -
 def test_the_kept_head_has_the_highest_score_and_its_weights_give_its_labels() -> None:
     embedded, classes = blobs()
     settings = config(len(classes), heads=6, steps=2, neighbors=12)  # so few steps that heads end apart
-    artefact = graph_label.run(embedded, settings, Context(5, CPU, bf16=False))
+    artefact = graph_label.run(CachedFeatures(embedded), settings, Context(5, CPU, bf16=False))
     found, facts = artefact.tensors, artefact.facts
     assert facts.keys() == {"loss", "scores", "consistency", "kept"}
     near = embedded.tensors["neighbors"].long()
@@ -115,7 +116,7 @@ def test_the_score_chooses_and_not_the_consistency(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(graph_label, "partition_score", lambda *_: next(wanted))
     monkeypatch.setattr("spiceclust.training.head_choice.consistency", lambda *_: float(next(falling)))
     falling = iter([0.9, 0.1, 0.8, 0.2])
-    facts = graph_label.run(embedded, config(len(classes), steps=1), CONTEXT).facts
+    facts = graph_label.run(CachedFeatures(embedded), config(len(classes), steps=1), CONTEXT).facts
     assert facts["scores"] == [0.1, 0.3, 0.2, 0.3]
     assert facts["consistency"] == [0.9, 0.1, 0.8, 0.2]
     assert facts["kept"] == 1  # of equals the first
@@ -132,7 +133,9 @@ def test_as_many_steps_are_taken_as_the_config_names(steps: int, monkeypatch: py
         return step(self, *arguments)
 
     monkeypatch.setattr(torch.optim.Adam, "step", counted)
-    artefact = graph_label.run(embedded, config(len(classes), steps=steps, learning_rate=0.004), CONTEXT)
+    artefact = graph_label.run(
+        CachedFeatures(embedded), config(len(classes), steps=steps, learning_rate=0.004), CONTEXT
+    )
     assert len(rates) == len(artefact.facts["loss"]) == steps
     # Half a cosine from the rate that is given towards zero.
     assert rates == pytest.approx([0.002 * (1 + float(np.cos(np.pi * k / steps))) for k in range(steps)])
@@ -151,9 +154,9 @@ def test_it_depends_on_seed_and_config_alone() -> None:
     torch.manual_seed(1)
     np.random.seed(1)
     state = torch.get_rng_state()
-    assert same(graph_label.run(embedded, settings, CONTEXT), labelled())
+    assert same(graph_label.run(CachedFeatures(embedded), settings, CONTEXT), labelled())
     assert torch.equal(torch.get_rng_state(), state)
-    other = graph_label.run(embedded, settings, Context(1, CPU, bf16=False))
+    other = graph_label.run(CachedFeatures(embedded), settings, Context(1, CPU, bf16=False))
     assert not torch.equal(other.tensors["probabilities"], labelled().tensors["probabilities"])
 
 
@@ -161,7 +164,7 @@ def test_it_leaves_its_input_as_it_was() -> None:
     embedded, classes = blobs()
     before = {name: tensor.clone() for name, tensor in embedded.tensors.items()}
     facts = dict(embedded.facts)
-    graph_label.run(embedded, config(len(classes), steps=3), CONTEXT)
+    graph_label.run(CachedFeatures(embedded), config(len(classes), steps=3), CONTEXT)
     assert embedded.tensors.keys() == before.keys()
     assert all(torch.equal(tensor, before[name]) for name, tensor in embedded.tensors.items())
     assert embedded.facts == facts
@@ -171,7 +174,7 @@ def test_each_head_learns_a_partition_of_its_own(monkeypatch: pytest.MonkeyPatch
     embedded, classes = blobs()
     partitions = [classes, (classes + 1) % 3, torch.where(classes == 0, 2, 0), (classes + 2) % 3]
     parted_as(monkeypatch, *partitions)
-    found = graph_label.run(embedded, config(len(classes)), CONTEXT).tensors["head_labels"]
+    found = graph_label.run(CachedFeatures(embedded), config(len(classes)), CONTEXT).tensors["head_labels"]
     assert torch.equal(found.long(), torch.stack(partitions))
 
 
@@ -180,7 +183,7 @@ def test_partitions_are_asked_for_with_seeds_of_their_own_and_finer_groups_for_e
 ) -> None:
     embedded, classes = blobs()
     asked = parted_as(monkeypatch, classes)
-    graph_label.run(embedded, config(len(classes), groups_per_cluster=6, neighbors=7, steps=1), CONTEXT)
+    graph_label.run(CachedFeatures(embedded), config(len(classes), groups_per_cluster=6, neighbors=7, steps=1), CONTEXT)
     assert [finer for _, _, _, finer, _ in asked] == [6, 12, 6, 12]
     seeds = [seed for *_, seed in asked]
     assert len(set(seeds)) == 4
@@ -210,7 +213,7 @@ def test_heads_learn_what_an_image_and_its_neighbours_vote(
     neighbors = torch.cat([after[:, :near], beyond[:, near:]], dim=1).int()
     parted_as(monkeypatch, classes)
     settings = config(len(classes), heads=1, neighbors=used, steps=150, learning_rate=0.01)
-    found = graph_label.run(with_tensors(embedded, neighbors=neighbors), settings, CONTEXT)
+    found = graph_label.run(CachedFeatures(with_tensors(embedded, neighbors=neighbors)), settings, CONTEXT)
     expected = F.one_hot(classes, 3) * (1 - share) + F.one_hot((classes + 1) % 3, 3) * share
     torch.testing.assert_close(found.tensors["probabilities"], expected, rtol=0, atol=0.04)
 
@@ -220,7 +223,7 @@ def test_an_image_that_is_parted_from_all_its_neighbours_follows_them(monkeypatc
     stray = classes.clone()
     stray[::9] = (stray[::9] + 1) % 3
     parted_as(monkeypatch, stray)
-    found = graph_label.run(embedded, config(len(classes), heads=1), CONTEXT)
+    found = graph_label.run(CachedFeatures(embedded), config(len(classes), heads=1), CONTEXT)
     assert torch.equal(found.tensors["probabilities"].argmax(dim=1), classes)
 
 
@@ -229,8 +232,8 @@ def test_an_image_that_is_parted_from_all_its_neighbours_follows_them(monkeypatc
 def test_heads_learn_from_every_view(kind: str, index: int) -> None:
     embedded, classes = blobs()
     settings = config(len(classes), steps=4)
-    first = graph_label.run(embedded, settings, CONTEXT)
+    first = graph_label.run(CachedFeatures(embedded), settings, CONTEXT)
     dark = embedded.tensors[kind].clone()
     dark[index] = 0
-    other = graph_label.run(with_tensors(embedded, **{kind: dark}), settings, CONTEXT)
+    other = graph_label.run(CachedFeatures(with_tensors(embedded, **{kind: dark})), settings, CONTEXT)
     assert not torch.equal(other.tensors["head.0.weight"], first.tensors["head.0.weight"])

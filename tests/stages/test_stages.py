@@ -24,6 +24,7 @@ from spiceclust.models.heads import Classifier, ClusterHeads, build_head
 from spiceclust.stages import confident, embed, graph_label, guard, pretrain, scan, select, self_label, semi
 from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import Context
+from spiceclust.training.features import CachedFeatures
 from spiceclust.training.inference import BATCH, classify
 
 CPU = torch.device("cpu")
@@ -248,6 +249,17 @@ def test_embedding_depends_on_the_seed_alone_and_not_on_the_mode_of_the_encoder(
     assert not torch.equal(other.tensors["weak"], first.tensors["weak"])
 
 
+def test_without_cached_views_there_are_none() -> None:
+    images, _ = bars(10)
+    settings = config(len(images), 3, embed={"cached_views": 0}, select={"max_neighbors": 4})
+    encoder = pretrain.new_encoder(images, settings, CONTEXT)
+    found = embed.run(images, encoder, settings, CONTEXT)
+    assert found.tensors.keys() == {"plain", "neighbors"}
+    assert found.facts == {"neighbor_recall": 1.0}
+    kept = embed.run(images, encoder, config(len(images), 3, select={"max_neighbors": 4}), CONTEXT)
+    assert all(torch.equal(tensor, kept.tensors[name]) for name, tensor in found.tensors.items())
+
+
 # Stage 2
 
 
@@ -275,20 +287,20 @@ def self_config(n: int, **changes: Any) -> FitConfig:
 @functools.cache
 def labelled_blobs() -> Artefact:
     embedded, classes = blobs()
-    return self_label.run(embedded, self_config(len(classes)), CONTEXT)
+    return self_label.run(CachedFeatures(embedded), self_config(len(classes)), CONTEXT)
 
 
 @pytest.mark.parametrize("changes", [{}, {"heads": 8}, {"meta_batch": 50}, {"passes": 3}, {"ratio": 1.0}])
 def test_self_labelling_finds_three_blobs(changes: dict[str, Any]) -> None:
     embedded, classes = blobs()
-    artefact = self_label.run(embedded, self_config(len(classes), **changes), CONTEXT)
+    artefact = self_label.run(CachedFeatures(embedded), self_config(len(classes), **changes), CONTEXT)
     assert accuracy(artefact.tensors["probabilities"].argmax(dim=1), classes) == 1
 
 
 def test_the_kept_head_is_the_most_consistent_and_its_weights_give_its_labels() -> None:
     embedded, classes = blobs(dim=8)  # so few dimensions that heads learn slowly and end apart
     settings = self_config(len(classes), heads=10)
-    artefact = self_label.run(embedded, settings, Context(5, CPU, bf16=False))
+    artefact = self_label.run(CachedFeatures(embedded), settings, Context(5, CPU, bf16=False))
     found, facts = artefact.tensors, artefact.facts
     assert facts["kept"] != 0
     assert (found["head_labels"].shape, found["head_labels"].dtype) == ((10, len(classes)), torch.int16)
@@ -311,7 +323,7 @@ def test_of_equally_consistent_heads_one_that_fills_all_clusters_is_kept(dim: in
     # learn slowly, and 40 rounds leave some of either kind.
     embedded, classes = blobs(dim)
     settings = self_config(len(classes), heads=10)
-    artefact = self_label.run(embedded, settings, Context(seed, CPU, bf16=False))
+    artefact = self_label.run(CachedFeatures(embedded), settings, Context(seed, CPU, bf16=False))
     scores = artefact.facts["consistency"]
     used = [len(labels.unique()) for labels in artefact.tensors["head_labels"]]
     best = [filled for filled, score in zip(used, scores, strict=True) if score > max(scores) - 1e-9]
@@ -321,7 +333,7 @@ def test_of_equally_consistent_heads_one_that_fills_all_clusters_is_kept(dim: in
 def test_self_labelling_takes_the_steps_that_its_config_names() -> None:
     embedded, classes = blobs()
     settings = self_config(len(classes), rounds=3, passes=2, meta_batch=90, batch_size=40)
-    curve = self_label.run(embedded, settings, CONTEXT).facts["loss"]
+    curve = self_label.run(CachedFeatures(embedded), settings, CONTEXT).facts["loss"]
     assert len(curve) == 3 * 2 * 3  # 90 pseudo-labels in batches of 40: three of them, the last smaller
 
 
@@ -338,15 +350,15 @@ def test_self_labelling_depends_on_seed_and_config_alone() -> None:
     settings = self_config(len(classes))
     torch.manual_seed(1)
     np.random.seed(1)
-    assert same(self_label.run(embedded, settings, CONTEXT), labelled_blobs())
-    other = self_label.run(embedded, settings, Context(1, CPU, bf16=False))
+    assert same(self_label.run(CachedFeatures(embedded), settings, CONTEXT), labelled_blobs())
+    other = self_label.run(CachedFeatures(embedded), settings, Context(1, CPU, bf16=False))
     assert not torch.equal(other.tensors["probabilities"], labelled_blobs().tensors["probabilities"])
 
 
 def test_self_labelling_leaves_its_input_as_it_was() -> None:
     embedded, classes = blobs()
     before = {name: tensor.clone() for name, tensor in embedded.tensors.items()}
-    self_label.run(embedded, self_config(len(classes), rounds=2), CONTEXT)
+    self_label.run(CachedFeatures(embedded), self_config(len(classes), rounds=2), CONTEXT)
     assert all(torch.equal(tensor, before[name]) for name, tensor in embedded.tensors.items())
 
 
@@ -364,13 +376,13 @@ def with_tensors(artefact: Artefact, **changes: Tensor) -> Artefact:
 @functools.cache
 def scanned_blobs() -> Artefact:
     embedded, classes = blobs()
-    return scan.run(embedded, scan_config(len(classes)), CONTEXT)
+    return scan.run(CachedFeatures(embedded), scan_config(len(classes)), CONTEXT)
 
 
 @pytest.mark.parametrize("changes", [{}, {"heads": 1}, {"neighbors": 1}, {"batch_size": 50}])
 def test_every_scan_head_finds_three_blobs(changes: dict[str, Any]) -> None:
     embedded, classes = blobs()
-    artefact = scan.run(embedded, scan_config(len(classes), **changes), CONTEXT)
+    artefact = scan.run(CachedFeatures(embedded), scan_config(len(classes), **changes), CONTEXT)
     assert [accuracy(labels.long(), classes) for labels in artefact.tensors["head_labels"]] == [1] * len(
         artefact.facts["scores"]
     )
@@ -378,7 +390,7 @@ def test_every_scan_head_finds_three_blobs(changes: dict[str, Any]) -> None:
 
 def test_without_the_entropy_term_scan_puts_everything_into_one_cluster() -> None:
     embedded, classes = blobs()
-    artefact = scan.run(embedded, scan_config(len(classes), entropy_weight=0), CONTEXT)
+    artefact = scan.run(CachedFeatures(embedded), scan_config(len(classes), entropy_weight=0), CONTEXT)
     assert [len(labels.unique()) for labels in artefact.tensors["head_labels"]] == [1] * 4
 
 
@@ -391,14 +403,14 @@ def test_scan_groups_by_neighbours_and_not_by_place() -> None:
         :, torch.arange(20).view(2, 10).T.flatten()
     ]
     paired = with_tensors(embedded, neighbors=neighbors.int())
-    artefact = scan.run(paired, scan_config(len(blob), steps=400), CONTEXT)
+    artefact = scan.run(CachedFeatures(paired), scan_config(len(blob), steps=400), CONTEXT)
     assert accuracy(artefact.tensors["probabilities"].argmax(dim=1), blob % 3) == 1
 
 
 def test_scan_keeps_the_head_of_the_lowest_loss_over_plain_images_and_all_neighbours() -> None:
     embedded, classes = blobs(dim=8)
     settings = scan_config(len(classes))
-    artefact = scan.run(embedded, settings, Context(1, CPU, bf16=False))
+    artefact = scan.run(CachedFeatures(embedded), settings, Context(1, CPU, bf16=False))
     found, facts = artefact.tensors, artefact.facts
     assert facts["scores"][facts["kept"]] == min(facts["scores"])
     # The most consistent head, or the first of several, is another one.
@@ -424,11 +436,13 @@ def test_scan_keeps_the_head_of_the_lowest_loss_over_plain_images_and_all_neighb
 def test_scan_learns_from_both_kinds_of_views_and_from_every_one(kind: str) -> None:
     embedded, classes = blobs()
     settings = scan_config(len(classes), steps=20)
-    first = scan.run(embedded, settings, CONTEXT).tensors["probabilities"]
+    first = scan.run(CachedFeatures(embedded), settings, CONTEXT).tensors["probabilities"]
     for view in range(2):
         views = embedded.tensors[kind].clone()
         views[view] = views[view].roll(1, dims=0)
-        other = scan.run(with_tensors(embedded, **{kind: views}), settings, CONTEXT).tensors["probabilities"]
+        other = scan.run(CachedFeatures(with_tensors(embedded, **{kind: views})), settings, CONTEXT).tensors[
+            "probabilities"
+        ]
         assert not torch.equal(first, other)
 
 
@@ -438,8 +452,8 @@ def test_scan_looks_at_the_nearest_neighbours_alone(column: int, used: bool) -> 
     settings = scan_config(len(classes), neighbors=3, steps=20)
     changed = embedded.tensors["neighbors"].clone()
     changed[:, column] = changed[:, column].roll(1)
-    other = scan.run(with_tensors(embedded, neighbors=changed), settings, CONTEXT)
-    first = scan.run(embedded, settings, CONTEXT)
+    other = scan.run(CachedFeatures(with_tensors(embedded, neighbors=changed)), settings, CONTEXT)
+    first = scan.run(CachedFeatures(embedded), settings, CONTEXT)
     assert torch.equal(other.tensors["probabilities"], first.tensors["probabilities"]) is not used
     assert (other.facts["scores"] == first.facts["scores"]) is not used
 
@@ -449,10 +463,10 @@ def test_scan_depends_on_seed_and_config_alone_and_leaves_its_input() -> None:
     settings = scan_config(len(classes))
     before = {name: tensor.clone() for name, tensor in embedded.tensors.items()}
     torch.manual_seed(1)
-    assert same(scan.run(embedded, settings, CONTEXT), scanned_blobs())
+    assert same(scan.run(CachedFeatures(embedded), settings, CONTEXT), scanned_blobs())
     assert all(torch.equal(tensor, before[name]) for name, tensor in embedded.tensors.items())
     assert len(scanned_blobs().facts["loss"]) == 200
-    other = scan.run(embedded, settings, Context(1, CPU, bf16=False))
+    other = scan.run(CachedFeatures(embedded), settings, Context(1, CPU, bf16=False))
     assert not torch.equal(other.tensors["probabilities"], scanned_blobs().tensors["probabilities"])
 
 
@@ -839,7 +853,7 @@ def test_the_smallest_set_passes_all_stages(
     encoder = pretrain.new_encoder(images, settings, context)
     encoder.load_state_dict(dict(pretrained.tensors))
     embedded = embed.run(images, encoder, settings, context)
-    labelled = clustering.run(embedded, settings, context)
+    labelled = clustering.run(CachedFeatures(embedded), settings, context)
     neighbors = embedded.tensors["neighbors"]
     chosen = select.run(labelled.tensors["probabilities"], neighbors, settings, context)
     first = Classifier(encoder, build_head(encoder.n_features, clusters))

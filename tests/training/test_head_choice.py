@@ -9,13 +9,16 @@ from spiceclust.functional.opinions import opinions
 from spiceclust.functional.partition import partition_score
 from spiceclust.models.heads import ClusterHeads, build_head
 from spiceclust.training.checkpoint import Artefact
+from spiceclust.training.features import CachedFeatures
 from spiceclust.training.head_choice import finalists, judge, keep
 
 
-def two_pairs() -> Artefact:
+def two_pairs() -> CachedFeatures:
     """Four images on two axes; each one's nearest neighbour lies on the same axis, its second does not."""
     plain = torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, 1]])
-    return Artefact({"plain": plain, "neighbors": torch.tensor([[1], [0], [3], [2]], dtype=torch.int32)})
+    neighbors = torch.tensor([[1], [0], [3], [2]], dtype=torch.int32)
+    views = plain.unsqueeze(0).half()
+    return CachedFeatures(Artefact({"plain": plain, "weak": views, "strong": views, "neighbors": neighbors}))
 
 
 def heads_of(*weights: Tensor) -> ClusterHeads:
@@ -33,7 +36,7 @@ def test_judging_by_hand() -> None:
     right, one = torch.eye(2), torch.tensor([[1.0, 0], [1, 0]])
     logits, consistencies = judge(heads_of(right, one), two_pairs(), 2)
     assert consistencies == [1, 0]  # all agree, and all in one cluster
-    torch.testing.assert_close(logits[0], two_pairs().tensors["plain"])
+    torch.testing.assert_close(logits[0], two_pairs().plain)
     assert not logits.requires_grad
 
 
@@ -47,7 +50,7 @@ def test_the_kept_head_is_complete() -> None:
     assert artefact.tensors["probabilities"][:, 1].tolist() == pytest.approx([sure, sure, 1 - sure, 1 - sure])
     head = build_head(2, 2)
     head.load_state_dict({name.removeprefix("head."): t for name, t in artefact.tensors.items() if "head." in name})
-    torch.testing.assert_close(head(two_pairs().tensors["plain"]), logits[1])
+    torch.testing.assert_close(head(two_pairs().plain), logits[1])
 
 
 def test_labels_are_those_of_the_probabilities_where_these_tie() -> None:
@@ -66,7 +69,7 @@ def parted(labels: list[int]) -> Artefact:
 
 
 # A ring of 100 images, each with the next as its neighbour.
-RING = Artefact({"neighbors": torch.arange(100).roll(-1).view(100, 1)})
+RING = torch.arange(100).roll(-1).view(100, 1)
 
 
 HALVES = [0] * 50 + [1] * 50
@@ -96,7 +99,7 @@ def test_every_finalist_carries_what_all_heads_say_of_its_labels() -> None:
     found = finalists(given, RING, 2)
     assert list(found) == ["first", "third"]  # the heads of the second have a say all the same
     heads = torch.cat([each.tensors["head_labels"] for each in given.values()])
-    scores = torch.tensor([partition_score(labels, RING.tensors["neighbors"].long(), 2) for labels in heads])
+    scores = torch.tensor([partition_score(labels, RING, 2) for labels in heads])
     for name, each in found.items():
         own = given[name].tensors["head_labels"][1]
         expected = opinions(heads, scores, own, 2)

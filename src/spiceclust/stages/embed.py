@@ -27,8 +27,8 @@ def run(images: Tensor, encoder: Encoder, config: FitConfig, context: Context) -
         context: seed, device, progress.
 
     Returns:
-        `plain` (N, D) float32, `weak` and `strong` (V, N, D) float16, all L2-normalised; `neighbors` (N, K) int32,
-        from the nearest on; facts: their recall, below 1 where they are approximate.
+        `plain` (N, D) float32, `weak` and `strong` (V, N, D) float16 unless V is 0, all L2-normalised; `neighbors`
+        (N, K) int32, from the nearest on; facts: their recall, below 1 where they are approximate.
     """
     encoder.eval()
     views = Views(config.views)
@@ -45,10 +45,11 @@ def run(images: Tensor, encoder: Encoder, config: FitConfig, context: Context) -
             return embeddings
 
         plain = embed("plain")
-        weak = torch.stack([embed("weak", view).half() for view in range(count)])
-        strong = torch.stack([embed("strong", view).half() for view in range(count)])
+        tensors = {"plain": plain}
+        if count:
+            for kind in ("weak", "strong"):
+                tensors[kind] = torch.stack([embed(kind, view).half() for view in range(count)])
     neighbors, recall = find_neighbors(plain, min(config.select.max_neighbors, len(plain) - 1))
     if recall < 1:
         context.progress.say(f"neighbours are approximate: {recall:.1%} of the exact ones, measured on a sample")
-    tensors = {"plain": plain, "weak": weak, "strong": strong, "neighbors": neighbors.int()}
-    return Artefact(tensors, {"neighbor_recall": recall})
+    return Artefact({**tensors, "neighbors": neighbors.int()}, {"neighbor_recall": recall})

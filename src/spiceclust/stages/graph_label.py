@@ -16,18 +16,19 @@ from spiceclust.functional.partition import neighbor_votes, partition, partition
 from spiceclust.models.heads import ClusterHeads
 from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import Context
+from spiceclust.training.features import Features
 from spiceclust.training.head_choice import SCORING_NEIGHBORS, judge, keep
 from spiceclust.training.loop import batches, cosine, train
 
 
-def run(embedded: Artefact, config: FitConfig, context: Context) -> Artefact:
+def run(features: Features, config: FitConfig, context: Context) -> Artefact:
     """Parts the images H times, teaches each partition to a head, and keeps the head that parts them best.
 
     A head learns for each image the shares of the clusters among its neighbours (cross-entropy with soft targets), so
     that a stray image follows those around it.
 
     Args:
-        embedded: of the embed stage.
+        features: of the images and their views.
         config: `graph_label`, `n_clusters`.
         context: seed, device, progress.
 
@@ -36,19 +37,19 @@ def run(embedded: Artefact, config: FitConfig, context: Context) -> Artefact:
         every head; facts: the loss curve, score and consistency of every head, and which was kept.
     """
     settings = config.graph_label
-    plain = embedded.tensors["plain"]
-    neighbors = embedded.tensors["neighbors"][:, : settings.neighbors].long()
+    plain = features.plain
+    neighbors = features.neighbors[:, : settings.neighbors].long()
     partitions = _partitions(plain, neighbors, config, context)
     heads = ClusterHeads(settings.heads, plain.shape[1], config.n_clusters, context.number("graph", "heads"))
     heads = heads.to(context.device)
     order = batches(len(plain), settings.batch_size, "graph", context)
 
     def step(number: int) -> Tensor:
-        views = embedded.tensors["strong" if number % 2 else "weak"]
+        seen = features.strong if number % 2 else features.weak
         rows = next(order)
         around = torch.cat([rows.unsqueeze(1), neighbors[rows, :SCORING_NEIGHBORS]], dim=1)
         votes = neighbor_votes(partitions, around, config.n_clusters)
-        logits = heads(views[number // 2 % len(views), rows].float())
+        logits = heads(seen(number // 2 % features.views, rows))
         cross_entropy: Tensor = -(votes * logits.log_softmax(dim=2)).sum(dim=2).mean(dim=1).sum()
         return cross_entropy
 
@@ -60,7 +61,7 @@ def run(embedded: Artefact, config: FitConfig, context: Context) -> Artefact:
         name="3 self-label (graph)",
         context=context,
     )
-    logits, consistencies = judge(heads, embedded, config.n_clusters)
+    logits, consistencies = judge(heads, features, config.n_clusters)
     scores = [partition_score(labels, neighbors, config.n_clusters) for labels in logits.softmax(dim=2).argmax(dim=2)]
     facts = {"loss": curve, "scores": scores, "consistency": consistencies}
     return keep(heads, scores.index(max(scores)), logits, facts)

@@ -14,15 +14,16 @@ from spiceclust.functional.scan import scan_loss
 from spiceclust.models.heads import ClusterHeads
 from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import Context
+from spiceclust.training.features import Features
 from spiceclust.training.head_choice import judge, keep
 from spiceclust.training.loop import batches, train
 
 
-def run(embedded: Artefact, config: FitConfig, context: Context) -> Artefact:
+def run(features: Features, config: FitConfig, context: Context) -> Artefact:
     """Trains H heads and keeps the one with the lowest loss over all plain images and neighbours.
 
     Args:
-        embedded: of the embed stage.
+        features: of the images and their views.
         config: `scan`, `n_clusters`.
         context: seed, device, progress.
 
@@ -32,8 +33,8 @@ def run(embedded: Artefact, config: FitConfig, context: Context) -> Artefact:
         kept.
     """
     settings = config.scan
-    plain, weak, strong = (embedded.tensors[name] for name in ("plain", "weak", "strong"))
-    neighbors = embedded.tensors["neighbors"][:, : settings.neighbors].long()
+    plain = features.plain
+    neighbors = features.neighbors[:, : settings.neighbors].long()
     heads = ClusterHeads(settings.heads, plain.shape[1], config.n_clusters, context.number("scan", "heads"))
     heads = heads.to(context.device)
     order = batches(len(plain), settings.batch_size, "scan", context)
@@ -46,8 +47,8 @@ def run(embedded: Artefact, config: FitConfig, context: Context) -> Artefact:
             return torch.randint(count, rows.shape, generator=draws, device=context.device)
 
         near = neighbors[rows, one_of(neighbors.shape[1])]
-        seen = torch.cat([strong[one_of(len(strong)), rows], weak[one_of(len(weak)), near]])
-        anchors, others = heads(seen.float()).chunk(2, dim=1)
+        strong, weak = features.strong(one_of(features.views), rows), features.weak(one_of(features.views), near)
+        anchors, others = heads(torch.cat([strong, weak])).chunk(2, dim=1)
         return scan_loss(anchors, others, settings.entropy_weight).sum()
 
     curve = train(
@@ -58,7 +59,7 @@ def run(embedded: Artefact, config: FitConfig, context: Context) -> Artefact:
         name="3 cluster (SCAN)",
         context=context,
     )
-    logits, consistencies = judge(heads, embedded, config.n_clusters)
+    logits, consistencies = judge(heads, features, config.n_clusters)
     losses = [scan_loss(logits, logits[:, near], settings.entropy_weight) for near in neighbors.T]
     scores = torch.stack(losses).mean(dim=0).tolist()
     facts = {"loss": curve, "scores": scores, "consistency": consistencies}

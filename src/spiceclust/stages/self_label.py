@@ -13,15 +13,16 @@ from spiceclust.functional.prototypes import balanced_quotas, double_softmax_los
 from spiceclust.models.heads import ClusterHeads
 from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import Context
+from spiceclust.training.features import Features
 from spiceclust.training.head_choice import judge, keep
 from spiceclust.training.loop import batches, train
 
 
-def run(embedded: Artefact, config: FitConfig, context: Context) -> Artefact:
+def run(features: Features, config: FitConfig, context: Context) -> Artefact:
     """Trains H heads and keeps the one whose labels the neighbours agree with most.
 
     Args:
-        embedded: of the embed stage.
+        features: of the images and their views.
         config: `self_label`, `n_clusters`.
         context: seed, device, progress.
 
@@ -30,7 +31,7 @@ def run(embedded: Artefact, config: FitConfig, context: Context) -> Artefact:
         every head; facts: the consistency of every head and which was kept.
     """
     settings = config.self_label
-    plain = embedded.tensors["plain"]
+    plain = features.plain
     n, n_features = plain.shape
     heads = ClusterHeads(settings.heads, n_features, config.n_clusters, context.number("self", "heads"))
     heads = heads.to(context.device)
@@ -45,9 +46,8 @@ def run(embedded: Artefact, config: FitConfig, context: Context) -> Artefact:
     def new_round(number: int) -> None:
         nonlocal meta, assigned
         meta = next(order)
-        weak = embedded.tensors["weak"]
         with torch.no_grad():
-            probabilities = heads(weak[number % len(weak), meta].float()).softmax(dim=2)
+            probabilities = heads(features.weak(number % features.views, meta)).softmax(dim=2)
         centres = prototypes(plain[meta], probabilities, quotas, settings.ratio)
         assigned = pseudo_labels(plain[meta], centres, quotas)
 
@@ -62,9 +62,8 @@ def run(embedded: Artefact, config: FitConfig, context: Context) -> Artefact:
             device=context.device,
         )
         chosen = shuffled[position * settings.batch_size : (position + 1) * settings.batch_size]
-        strong = embedded.tensors["strong"]
-        features = strong[(round_number + pass_number) % len(strong), meta[assigned[:, chosen]]]
-        return double_softmax_loss(heads(features.float()), clusters[chosen].expand(settings.heads, -1))
+        strong = features.strong((round_number + pass_number) % features.views, meta[assigned[:, chosen]])
+        return double_softmax_loss(heads(strong), clusters[chosen].expand(settings.heads, -1))
 
     curve = train(
         step,
@@ -74,6 +73,6 @@ def run(embedded: Artefact, config: FitConfig, context: Context) -> Artefact:
         name="3 self-label (SPICE)",
         context=context,
     )
-    logits, consistencies = judge(heads, embedded, config.n_clusters)
+    logits, consistencies = judge(heads, features, config.n_clusters)
     best = consistencies.index(max(consistencies))
     return keep(heads, best, logits, {"loss": curve, "consistency": consistencies})

@@ -16,16 +16,17 @@ from spiceclust.functional.partition import partition_score
 from spiceclust.functional.reliable import consistency
 from spiceclust.models.heads import ClusterHeads
 from spiceclust.training.checkpoint import Artefact
+from spiceclust.training.features import Features
 
 SCORING_NEIGHBORS = 20
 BEHIND = 0.8  # partition score by which a clustering may lie behind the best and still be carried on (docs/log.md)
 
 
 @torch.no_grad()
-def judge(heads: ClusterHeads, embedded: Artefact, n_clusters: int) -> tuple[Tensor, list[float]]:
+def judge(heads: ClusterHeads, features: Features, n_clusters: int) -> tuple[Tensor, list[float]]:
     """(H, N, C) float32 logits of the plain images, and the consistency of each head's labels with the neighbours."""
-    logits: Tensor = heads(embedded.tensors["plain"])
-    neighbors = embedded.tensors["neighbors"][:, :SCORING_NEIGHBORS].long()
+    logits: Tensor = heads(features.plain)
+    neighbors = features.neighbors[:, :SCORING_NEIGHBORS].long()
     return logits, [consistency(labels, neighbors, n_clusters) for labels in _labels(logits)]
 
 
@@ -46,7 +47,7 @@ def keep(heads: ClusterHeads, best: int, logits: Tensor, facts: dict[str, Any]) 
     return Artefact({**weights, **found}, {**facts, "kept": best})
 
 
-def finalists(candidates: Mapping[str, Artefact], embedded: Artefact, n_clusters: int) -> dict[str, Artefact]:
+def finalists(candidates: Mapping[str, Artefact], neighbors: Tensor, n_clusters: int) -> dict[str, Artefact]:
     """Of clusterings that were come by in different ways, those worth carrying on: at most two.
 
     Each way fails on some images: equal sizes tear apart what is large, cuts of the neighbour graph merge what is
@@ -55,16 +56,16 @@ def finalists(candidates: Mapping[str, Artefact], embedded: Artefact, n_clusters
 
     Args:
         candidates: name and artefact of each clustering.
-        embedded: of the embed stage.
+        neighbors: (N, K) integers, from the nearest on.
         n_clusters: C.
 
     Returns:
         One or two of the artefacts by name, the first candidate first; the facts of each tell its `partition_score`,
         and its tensors what the heads of all candidates say of its labels: `opinions` (N, C) float32.
     """
-    neighbors = embedded.tensors["neighbors"][:, :SCORING_NEIGHBORS].long()
+    near = neighbors[:, :SCORING_NEIGHBORS].long()
     heads = {name: artefact.tensors["head_labels"].long() for name, artefact in candidates.items()}
-    scores = {name: [partition_score(labels, neighbors, n_clusters) for labels in heads[name]] for name in heads}
+    scores = {name: [partition_score(labels, near, n_clusters) for labels in heads[name]] for name in heads}
     kept = {name: artefact.facts["kept"] for name, artefact in candidates.items()}
     own = {name: scores[name][kept[name]] for name in heads}
     first, best = next(iter(own)), max(own, key=own.__getitem__)

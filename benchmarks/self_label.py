@@ -1,0 +1,125 @@
+"""SPICE-Self on V cached views against the published schedule, which sends every view through the encoder anew.
+
+    python benchmarks/self_label.py --data DIR --sets digits mnist_test --seeds 3
+
+Heads, rounds and passes are the same; what differs is whether a view is new each time (`fresh`) or one of V that are
+embedded once. Accuracy is that of the head that is kept without labels, and the mean of all ten heads; encoder passes
+are counted, images sent through the encoder by the images of the set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from _datasets import load
+from _report import about, write_results
+from torch import nn
+
+from spiceclust import pipeline
+from spiceclust.config import FitConfig, make_request
+from spiceclust.data.images import load as load_images
+from spiceclust.data.sources import open_source
+from spiceclust.data.views import Views
+from spiceclust.functional.metrics import score_clusters
+from spiceclust.progress import Plain, Silent
+from spiceclust.stages import embed, pretrain, self_label
+from spiceclust.training.checkpoint import load_tensors
+from spiceclust.training.context import open_context
+from spiceclust.training.features import features_of
+
+FRESH = 0
+VIEWS = (1, 2, 4, 8, 16, FRESH)
+
+
+class Passes:
+    """Counts the images that go through a module while it is entered."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module, self.images = module, 0
+
+    def __enter__(self) -> Passes:
+        def count(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            self.images += len(inputs[0])
+
+        self.hook = self.module.register_forward_pre_hook(count)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.hook.remove()
+
+
+def measure(name: str, seed: int, options: argparse.Namespace) -> dict[int, dict[str, float]]:
+    """By number of views: accuracies, passes and seconds, on the features of one run's stage 1."""
+    images, classes = load(name, options.data)
+    folder = options.runs / f"{name}-{seed}"
+    asked: dict[str, Any] = {"n_clusters": len(np.unique(classes)), "seed": seed, "method": "spice-paper"}
+    overrides = {"self_label": {"passes": options.passes}}
+    result = pipeline.fit(open_source(images), make_request(**asked, overrides=overrides), folder, progress=Plain())
+    config, context = FitConfig(**result.run["config"]), open_context(seed, "auto", Silent())
+    there = load_images(open_source(images), config.image_size, None, Silent())
+    pixels = torch.from_numpy(there.pixels).to(context.device)
+    classes = classes[[found.status == "ok" for found in there.rows]]
+    encoder = pretrain.new_encoder(pixels, config, context).to(context.device)
+    encoder.load_state_dict(load_tensors(folder / "1-pretrain" / "tensors.safetensors", context.device))
+    found = {}
+    for views in VIEWS:
+        settings = config.model_copy(update={"embed": config.embed.model_copy(update={"cached_views": views})})
+        with Passes(encoder) as passes:
+            start = time.perf_counter()
+            embedded = embed.run(pixels, encoder, settings, context)
+            features = features_of(embedded, pixels, encoder, Views(config.views), context)
+            labelled = self_label.run(features, settings, context)
+            seconds = time.perf_counter() - start
+        heads = [score_clusters(head.cpu().numpy(), classes).acc for head in labelled.tensors["head_labels"]]
+        kept = heads[labelled.facts["kept"]]
+        found[views] = {"acc": kept, "mean": statistics.mean(heads), "seconds": seconds}
+        found[views]["passes"] = passes.images / len(pixels)
+        print(name, seed, views, found[views], flush=True)
+    return found
+
+
+def main(words: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder with the data sets' files")
+    parser.add_argument("--sets", nargs="+", default=["digits"])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--passes", type=int, default=1, help="over one meta-batch's pseudo-labels; published: several")
+    parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks/self_label"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    options = parser.parse_args(words)
+    command = f"python benchmarks/self_label.py --data DIR --sets {' '.join(options.sets)} --seeds {options.seeds}"
+    command += f" --passes {options.passes}"
+    measured: dict[str, list[dict[int, dict[str, float]]]] = {}
+    for name in options.sets:
+        measured[name] = []
+        for seed in range(options.seeds):
+            measured[name].append(measure(name, seed, options))
+            text = report(about("SPICE-Self on cached views", command), measured)
+            write_results(options.out / "self_label", text, {"sets": measured})
+
+
+def report(head: str, measured: dict[str, list[dict[int, dict[str, float]]]]) -> str:
+    lines = [head, "", "Mean ± standard deviation over seeds; the difference is to fresh views of the same seed.", ""]
+    lines += ["| set | views | seeds | kept head | difference | mean head | encoder passes an image | seconds |"]
+    lines += ["|---" * 8 + "|"]
+    for name, seeds in measured.items():
+        fresh = np.array([seed[FRESH]["acc"] for seed in seeds])
+        for views in VIEWS:
+            value = {
+                key: np.array([seed[views][key] for seed in seeds]) for key in ("acc", "mean", "passes", "seconds")
+            }
+            cells = [f"{views} cached" if views else "fresh", f"{len(seeds)}"]
+            cells += [f"{value['acc'].mean():.3f} ± {value['acc'].std():.3f}", f"{(value['acc'] - fresh).mean():+.3f}"]
+            cells += [f"{value['mean'].mean():.3f}", f"{value['passes'].mean():,.0f}", f"{value['seconds'].mean():.0f}"]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
