@@ -17,7 +17,9 @@ from spiceclust.errors import ConfigError, RunFolderError, SourceError
 from spiceclust.functional.metrics import score_clusters
 from spiceclust.manifest import read_manifest
 from spiceclust.result import Result
+from spiceclust.training import snapshots
 from spiceclust.training.checkpoint import Artefact, load_tensors
+from spiceclust.training.snapshots import Snapshots
 from synthetic import shapes
 
 TINY = {
@@ -241,6 +243,38 @@ def test_the_published_schedule_keeps_no_views_and_clusters_all_the_same(
     assert len(rows_of(tmp_path / "one/clusters.csv")) == 31
     # What the heads learned from is not what the cached views would have taught.
     assert any(not torch.equal(tensor, kept[name]) for name, tensor in one.items() if name in kept)
+
+
+class Cut(BaseException):
+    """The power goes."""
+
+
+@pytest.mark.parametrize("saves", [1, 4, 9, 16, 25, 36])
+def test_a_run_that_is_cut_off_within_a_stage_ends_as_if_it_had_not_been(
+    saves: int, photos: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshots, "SECONDS", -1.0)
+    monkeypatch.setattr(snapshots, "SHARE", float("inf"))
+    save, done = Snapshots.save, [0]
+
+    def cut(self: Snapshots, *given: Any) -> None:
+        save(self, *given)
+        done[0] += 1
+        if done[0] == saves:
+            raise Cut
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Snapshots, "save", cut)
+        with pytest.raises(Cut):
+            pipeline.fit(open_source(photos), request(), tmp_path)
+    assert (tmp_path / "unfinished").exists()
+    before = done[0]
+    monkeypatch.setattr(Snapshots, "save", lambda *_: None)
+    pipeline.fit(open_source(photos), request(), tmp_path)
+    assert before == saves
+    assert not (tmp_path / "unfinished").exists()
+    for name in ("clusters.csv", "model/model.safetensors", *(f"{stage}/tensors.safetensors" for stage in STAGES)):
+        assert (tmp_path / name).read_bytes() == (run / name).read_bytes(), name
 
 
 def test_two_clusterings_go_through_stage_3_and_resume(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Protocol
@@ -46,12 +46,14 @@ from spiceclust.training.context import Context, open_context, open_device
 from spiceclust.training.features import Features, features_of
 from spiceclust.training.head_choice import finalists
 from spiceclust.training.inference import classify
+from spiceclust.training.snapshots import Snapshots
 
 MODEL_FORMAT: Final = 1
 VERSION: Final = version("spiceclust")
 EARLY = ("n_clusters", "seed", "preset", "encoder")  # fields that are known before an image is read
 PRETRAIN_FIELDS: Final = ["encoder", "backbone", "views", "image_size", "channels", "seed", "pretrain"]
 EMBED_FIELDS: Final = ["embed", "select"]
+UNFINISHED: Final = "unfinished"  # folder of the state of the stage that is being trained
 SHARED: Final = ("1-pretrain", "2-embed")  # a new run may begin with copies of these: what fits it is not made again
 
 
@@ -240,27 +242,31 @@ class _Run:
         """Runs every stage on (N, channels, S, S) uint8 pixels, writes the results, and returns them."""
         config, context = self.config, self.context
         method = METHODS[config.method]
-        pretrained = self._stage("1-pretrain", PRETRAIN_FIELDS, lambda: pretrain.run(pixels, config, context))
+        pretrained = self._stage("1-pretrain", PRETRAIN_FIELDS, lambda context: pretrain.run(pixels, config, context))
         encoder = pretrain.new_encoder(pixels, config, context).to(context.device)
         encoder.load_state_dict(dict(pretrained.tensors))
-        embedded = self._stage("2-embed", EMBED_FIELDS, lambda: embed.run(pixels, encoder, config, context))
+        embedded = self._stage("2-embed", EMBED_FIELDS, lambda context: embed.run(pixels, encoder, config, context))
         neighbors = embedded.tensors["neighbors"]
         parts = ["n_clusters", *(CLUSTERINGS[name][1] for name in method.clusterings)]
-        labelled = unbundle(self._stage("3-self", parts, lambda: self._cluster(method, embedded, pixels, encoder)))
 
-        def each(stage: Callable[[str], Artefact]) -> Artefact:
-            return bundle({name: stage(name) for name in labelled})
+        def cluster(context: Context) -> Artefact:
+            return self._cluster(method, embedded, pixels, encoder, context)
 
-        def select_one(name: str) -> Artefact:
+        labelled = unbundle(self._stage("3-self", parts, cluster))
+
+        def each(stage: Callable[[str, Context], Artefact]) -> Callable[[Context], Artefact]:
+            return lambda context: bundle({name: stage(name, context.within(name)) for name in labelled})
+
+        def select_one(name: str, context: Context) -> Artefact:
             return select.run(labelled[name].tensors["probabilities"], neighbors, config, context)
 
-        def retrain_one(name: str) -> Artefact:
+        def retrain_one(name: str, context: Context) -> Artefact:
             context.progress.say(f"stage 5 from {name}")
             return method.retraining.run(pixels, firsts[name], selected[name], config, context)
 
-        selected = unbundle(self._stage("4-select", ["select"], lambda: each(select_one)))
+        selected = unbundle(self._stage("4-select", ["select"], each(select_one)))
         firsts = {name: self._classifier(encoder, found) for name, found in labelled.items()}
-        tuned = unbundle(self._stage("5-semi", [method.retraining_part], lambda: each(retrain_one)))
+        tuned = unbundle(self._stage("5-semi", [method.retraining_part], each(retrain_one)))
         seconds = {name: copy.deepcopy(first) for name, first in firsts.items()}
         for name, second in seconds.items():
             second.load_state_dict(dict(tuned[name].tensors))
@@ -304,9 +310,11 @@ class _Run:
         result.save(self.folder)
         return result
 
-    def _cluster(self, method: _Method, embedded: Artefact, pixels: Tensor, encoder: Encoder) -> Artefact:
+    def _cluster(
+        self, method: _Method, embedded: Artefact, pixels: Tensor, encoder: Encoder, context: Context
+    ) -> Artefact:
         """Clusters in every way of the method, and bundles what is worth carrying on."""
-        config, context = self.config, self.context
+        config = self.config
         candidates = {}
         for name in method.clusterings:  # each begins with the same views
             features = features_of(embedded, pixels, encoder, Views(config.views), context)
@@ -339,10 +347,13 @@ class _Run:
         values = self.config.model_dump()
         return sha256_json([name, digest, {field: values[field] for field in fields}])
 
-    def _stage(self, name: str, fields: list[str], compute: Callable[[], Artefact]) -> Artefact:
+    def _stage(self, name: str, fields: list[str], compute: Callable[[Context], Artefact]) -> Artefact:
         """Runs or skips the next stage; its key holds what the one before it made, and through that all before."""
         key = self._key(name, self.digest, fields)
-        finished = run_stage(self.folder / name, key, self.context.device, compute)
+        snapshots = Snapshots(self.folder / UNFINISHED, key, self.context.device)
+        context = replace(self.context, snapshots=snapshots)
+        finished = run_stage(self.folder / name, key, self.context.device, lambda: compute(context))
+        snapshots.clear()
         self.digest = sha256_json([key, finished.digest])
         self.record["seconds"][name] = round(finished.seconds, 2)
         how = "already there" if finished.resumed else f"in {clock(finished.seconds)}"

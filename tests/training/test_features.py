@@ -59,14 +59,15 @@ def test_cached_views_are_those_of_the_embed_stage() -> None:
 
 
 @pytest.mark.parametrize("kind", ["weak", "strong"])
-def test_fresh_views_are_made_anew_at_every_call(kind: str) -> None:
+def test_fresh_views_are_new_for_every_number_and_for_other_rows(kind: str) -> None:
     features, rows = fresh(), torch.tensor([7, 3, 7, 200])
-    first, second = (getattr(features, kind)(0, rows) for _ in range(2))
+    first, second = (getattr(features, kind)(number, rows) for number in range(2))
     assert first.shape == (4, SIDE * SIDE)
     torch.testing.assert_close(first.norm(dim=1), torch.ones(4))
     assert not torch.allclose(first, second, atol=0.01)
     assert torch.equal(first[0], first[2])  # the same image in one call
-    assert torch.equal(getattr(fresh(), kind)(0, rows), first)  # the seed alone decides
+    assert not torch.allclose(first[:2], getattr(features, kind)(0, rows[:2]), atol=0.01)
+    assert torch.equal(getattr(features, kind)(0, rows), first)  # whenever they are asked for
     other = fresh(context=Context(1, CONTEXT.device, bf16=False))
     assert not torch.allclose(getattr(other, kind)(0, rows), first, atol=0.01)
 

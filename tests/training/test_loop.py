@@ -1,7 +1,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice, pairwise
+from itertools import pairwise
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from spiceclust.errors import TrainingError
 from spiceclust.progress import Task
 from spiceclust.training.context import Context
-from spiceclust.training.loop import CURVE_POINTS, batches, cosine, train
+from spiceclust.training.loop import CURVE_POINTS, Order, cosine, train
 
 CPU = torch.device("cpu")
 CONTEXT = Context(0, CPU, bf16=False)
@@ -43,8 +43,8 @@ class Recorded:
 
 def stream(n: int, size: int, count: int, name: str = "x", seed: int = 0) -> list[int]:
     """The first `count` image numbers."""
-    drawn = batches(n, size, name, Context(seed, CPU, bf16=False))
-    whole = [number for batch in islice(drawn, -(-count // size)) for number in batch.tolist()]
+    order = Order(n, size, name, Context(seed, CPU, bf16=False))
+    whole = [image for number in range(-(-count // size)) for image in order.batch(number).tolist()]
     return whole[:count]
 
 
@@ -57,9 +57,17 @@ def test_every_image_comes_once_before_any_comes_again(n: int, size: int) -> Non
 
 @given(st.integers(1, 30), st.integers(1, 40))
 def test_batches_have_one_size_and_go_on_across_epochs(n: int, size: int) -> None:
-    drawn = list(islice(batches(n, size, "x", CONTEXT), 5))
+    order = Order(n, size, "x", CONTEXT)
+    drawn = [order.batch(number) for number in range(5)]
     assert all(batch.shape == (size,) and batch.dtype == torch.int64 for batch in drawn)
     assert torch.cat(drawn).tolist() == stream(n, 1, 5 * size)  # the size cuts the stream, it does not change it
+
+
+@given(st.integers(1, 30), st.integers(1, 40), st.lists(st.integers(0, 9), max_size=12))
+def test_a_batch_is_the_same_whichever_came_before(n: int, size: int, asked: list[int]) -> None:
+    order = Order(n, size, "x", CONTEXT)
+    for number in asked:
+        assert torch.equal(order.batch(number), Order(n, size, "x", CONTEXT).batch(number))
 
 
 def test_epochs_have_orders_of_their_own() -> None:
@@ -120,6 +128,7 @@ def run(losses: list[float], context: Context = CONTEXT) -> list[float]:
         steps=len(losses),
         optimizer=torch.optim.SGD([weight], lr=0.1),
         rate=lambda number: 1.0,
+        state={},
         name="1 pretrain",
         context=context,
     )
@@ -165,7 +174,7 @@ def test_a_training_stops_soon_after_the_loss_is_lost() -> None:
 
     optimizer = torch.optim.SGD([weight], lr=0.1)
     with pytest.raises(TrainingError):
-        train(step, steps=2000, optimizer=optimizer, rate=lambda _: 1.0, name="x", context=CONTEXT)
+        train(step, steps=2000, optimizer=optimizer, rate=lambda _: 1.0, state={}, name="x", context=CONTEXT)
     assert len(done) <= 500 + 2000 // CURVE_POINTS + 1
 
 
@@ -178,6 +187,7 @@ def test_the_rate_scales_every_group_from_its_own_base() -> None:
         steps=4,
         optimizer=torch.optim.SGD(groups),
         rate=lambda number: rates[number],
+        state={},
         name="x",
         context=CONTEXT,
     )
@@ -192,6 +202,7 @@ def test_training_follows_the_gradient() -> None:
         steps=3,
         optimizer=torch.optim.SGD([weight], lr=0.25),
         rate=lambda number: 1.0,
+        state={},
         name="x",
         context=CONTEXT,
     )

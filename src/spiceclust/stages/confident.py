@@ -14,7 +14,7 @@ from spiceclust.functional.scan import ConfidentLoss, confident_loss
 from spiceclust.models.heads import Classifier
 from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import Context
-from spiceclust.training.loop import batches
+from spiceclust.training.loop import Order
 from spiceclust.training.teacher import train_with_teacher
 
 
@@ -33,11 +33,11 @@ def run(images: Tensor, classifier: Classifier, selected: Artefact, config: FitC
     """
     settings = config.confident
     views = Views(config.views)
-    order = batches(len(images), settings.batch_size, "confident", context)
+    order = Order(len(images), settings.batch_size, "confident", context)
 
     def step(student: nn.Module, teacher: nn.Module, number: int) -> ConfidentLoss:
         draws = context.generator("confident", number)
-        batch = images[next(order)]
+        batch = images[order.batch(number)]
         taught, seen = views.weak(batch, draws), views.strong(batch, draws)
         with context.autocast():
             weak, strong = teacher(taught), student(seen)

@@ -18,7 +18,7 @@ from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import Context
 from spiceclust.training.features import Features
 from spiceclust.training.head_choice import SCORING_NEIGHBORS, judge, keep
-from spiceclust.training.loop import batches, cosine, train
+from spiceclust.training.loop import Order, cosine, train
 
 
 def run(features: Features, config: FitConfig, context: Context) -> Artefact:
@@ -42,11 +42,11 @@ def run(features: Features, config: FitConfig, context: Context) -> Artefact:
     partitions = _partitions(plain, neighbors, config, context)
     heads = ClusterHeads(settings.heads, plain.shape[1], config.n_clusters, context.number("graph", "heads"))
     heads = heads.to(context.device)
-    order = batches(len(plain), settings.batch_size, "graph", context)
+    order = Order(len(plain), settings.batch_size, "graph", context)
 
     def step(number: int) -> Tensor:
         seen = features.strong if number % 2 else features.weak
-        rows = next(order)
+        rows = order.batch(number)
         around = torch.cat([rows.unsqueeze(1), neighbors[rows, :SCORING_NEIGHBORS]], dim=1)
         votes = neighbor_votes(partitions, around, config.n_clusters)
         logits = heads(seen(number // 2 % features.views, rows))
@@ -58,6 +58,7 @@ def run(features: Features, config: FitConfig, context: Context) -> Artefact:
         steps=settings.steps,
         optimizer=torch.optim.Adam(heads.parameters(), lr=settings.learning_rate),
         rate=lambda number: cosine(number, settings.steps, 0),
+        state={"heads": heads},
         name="3 self-label (graph)",
         context=context,
     )

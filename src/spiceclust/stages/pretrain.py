@@ -23,8 +23,9 @@ from spiceclust.models.momentum import MomentumModel
 from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import Context
 from spiceclust.training.inference import embed_images
-from spiceclust.training.loop import batches, cosine, train
+from spiceclust.training.loop import Order, cosine, train
 from spiceclust.training.partners import Partners
+from spiceclust.training.snapshots import Kept
 
 REFRESHES = 10  # the neighbours hold for a tenth of the training, then they are sought anew
 
@@ -50,7 +51,7 @@ def run(images: Tensor, config: FitConfig, context: Context) -> Artefact:
     generator = context.generator("pretrain", "queue")
     queue = torch.randn((settings.queue_size, settings.projection_dim), device=context.device, generator=generator)
     queue = F.normalize(queue, dim=1)
-    order = batches(len(images), settings.batch_size, "pretrain", context)
+    order = Order(len(images), settings.batch_size, "pretrain", context)
     steps = max(1, settings.epochs * len(images) // settings.batch_size)
     key_encoder: Encoder = key_model.average[0]  # type: ignore[index]
 
@@ -64,7 +65,7 @@ def run(images: Tensor, config: FitConfig, context: Context) -> Artefact:
     def step(number: int) -> Tensor:
         if number:
             key_model.update()
-        rows = next(order)
+        rows = order.batch(number)
         draws = context.generator("pretrain", "views", number)
         others = partners.of(rows, number, draws)
         one, other = views.contrastive(images[rows], draws), views.contrastive(images[others], draws)
@@ -86,6 +87,7 @@ def run(images: Tensor, config: FitConfig, context: Context) -> Artefact:
             fused=True,
         ),
         rate=lambda number: cosine(number, steps, settings.warmup),
+        state={"query": query_model, "key": key_model, "queue": Kept(queue=queue), "partners": partners},
         name="1 pretrain (MoCo v2)",
         context=context,
     )

@@ -16,7 +16,7 @@ from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import Context
 from spiceclust.training.features import Features
 from spiceclust.training.head_choice import judge, keep
-from spiceclust.training.loop import batches, train
+from spiceclust.training.loop import Order, train
 
 
 def run(features: Features, config: FitConfig, context: Context) -> Artefact:
@@ -37,10 +37,10 @@ def run(features: Features, config: FitConfig, context: Context) -> Artefact:
     neighbors = features.neighbors[:, : settings.neighbors].long()
     heads = ClusterHeads(settings.heads, plain.shape[1], config.n_clusters, context.number("scan", "heads"))
     heads = heads.to(context.device)
-    order = batches(len(plain), settings.batch_size, "scan", context)
+    order = Order(len(plain), settings.batch_size, "scan", context)
 
     def step(number: int) -> Tensor:
-        rows = next(order)
+        rows = order.batch(number)
         draws = context.generator("scan", number)
 
         def one_of(count: int) -> Tensor:
@@ -56,6 +56,7 @@ def run(features: Features, config: FitConfig, context: Context) -> Artefact:
         steps=settings.steps,
         optimizer=torch.optim.Adam(heads.parameters(), lr=settings.learning_rate),
         rate=lambda number: 1.0,
+        state={"heads": heads},
         name="3 cluster (SCAN)",
         context=context,
     )

@@ -15,7 +15,8 @@ from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import Context
 from spiceclust.training.features import Features
 from spiceclust.training.head_choice import judge, keep
-from spiceclust.training.loop import batches, train
+from spiceclust.training.loop import Order, train
+from spiceclust.training.snapshots import Kept
 
 
 def run(features: Features, config: FitConfig, context: Context) -> Artefact:
@@ -39,17 +40,15 @@ def run(features: Features, config: FitConfig, context: Context) -> Artefact:
     clusters = labels_of(quotas).to(context.device)
     per_pass = -(-len(clusters) // settings.batch_size)
     per_round = settings.passes * per_pass
-    order = batches(n, settings.meta_batch, "self", context)
-    meta = Tensor()
-    assigned = Tensor()
+    order = Order(n, settings.meta_batch, "self", context)
+    assigned = torch.zeros((settings.heads, len(clusters)), dtype=torch.int64, device=context.device)
 
     def new_round(number: int) -> None:
-        nonlocal meta, assigned
-        meta = next(order)
+        meta = order.batch(number)
         with torch.no_grad():
             probabilities = heads(features.weak(number % features.views, meta)).softmax(dim=2)
         centres = prototypes(plain[meta], probabilities, quotas, settings.ratio)
-        assigned = pseudo_labels(plain[meta], centres, quotas)
+        assigned.copy_(meta[pseudo_labels(plain[meta], centres, quotas)])
 
     def step(number: int) -> Tensor:
         round_number, within = divmod(number, per_round)
@@ -62,7 +61,7 @@ def run(features: Features, config: FitConfig, context: Context) -> Artefact:
             device=context.device,
         )
         chosen = shuffled[position * settings.batch_size : (position + 1) * settings.batch_size]
-        strong = features.strong((round_number + pass_number) % features.views, meta[assigned[:, chosen]])
+        strong = features.strong((round_number + pass_number) % features.views, assigned[:, chosen])
         return double_softmax_loss(heads(strong), clusters[chosen].expand(settings.heads, -1))
 
     curve = train(
@@ -70,6 +69,7 @@ def run(features: Features, config: FitConfig, context: Context) -> Artefact:
         steps=settings.rounds * per_round,
         optimizer=torch.optim.Adam(heads.parameters(), lr=settings.learning_rate),
         rate=lambda number: 1.0,
+        state={"heads": heads, "round": Kept(assigned=assigned)},
         name="3 self-label (SPICE)",
         context=context,
     )

@@ -15,7 +15,7 @@ from spiceclust.functional.fixmatch import FixMatchLoss, fixmatch_loss
 from spiceclust.models.heads import Classifier
 from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import Context
-from spiceclust.training.loop import batches
+from spiceclust.training.loop import Order
 from spiceclust.training.teacher import train_with_teacher
 
 
@@ -36,12 +36,12 @@ def run(images: Tensor, classifier: Classifier, selected: Artefact, config: FitC
     views = Views(config.views)
     labels = selected.tensors["labels"]
     sampler = _BalancedSampler(labels, selected.tensors["reliable"].bool())
-    unlabelled = batches(len(images), settings.batch_size * settings.unlabelled_ratio, "semi", context)
+    unlabelled = Order(len(images), settings.batch_size * settings.unlabelled_ratio, "semi", context)
 
     def step(student: nn.Module, teacher: nn.Module, number: int) -> FixMatchLoss:
         draws = context.generator("semi", number)
         rows = sampler.draw(settings.batch_size, draws)
-        others = images[next(unlabelled)]
+        others = images[unlabelled.batch(number)]
         taught = views.weak(others, draws)
         seen = torch.cat([views.weak(images[rows], draws), views.strong(others, draws)])
         with context.autocast():

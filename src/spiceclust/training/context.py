@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from spiceclust.errors import ConfigError
 from spiceclust.progress import Progress, Silent
+from spiceclust.training.snapshots import Snapshots
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,18 @@ class Context:
         device: where tensors live.
         bf16: whether forward passes are autocast to bfloat16.
         progress: where to tell what is done.
+        snapshots: where trainings keep their state; None where they need not.
     """
 
     seed: int
     device: torch.device
     bf16: bool
     progress: Progress = field(default_factory=Silent)
+    snapshots: Snapshots | None = None
+
+    def within(self, name: str) -> Context:
+        """The same for a part of a stage, whose trainings have the same names as another part's."""
+        return replace(self, snapshots=self.snapshots and self.snapshots.within(name))
 
     def generator(self, *names: str | int) -> torch.Generator:
         """A generator on the device, determined by the seed and `names` alone."""

@@ -6,6 +6,7 @@ and V strong views are embedded once and used again (`CachedFeatures`). N images
 
 from __future__ import annotations
 
+import hashlib
 from typing import Protocol
 
 import torch
@@ -64,30 +65,31 @@ class CachedFeatures:
 
 
 class FreshFeatures:
-    """Views that are made and embedded whenever they are asked for, each only once: the published schedule.
+    """Views that are made and embedded when they are asked for: the published schedule.
 
-    An image that is asked for twice in one call is seen in the same view.
+    What they are depends on the seed, the number of the view and the rows asked for, and no number comes again. An
+    image that is asked for twice in one call is seen in the same view.
     """
 
-    views = 2**31 - 1  # no view comes again, whatever its number
+    views = 2**31 - 1
 
     def __init__(self, embedded: Artefact, images: Tensor, encoder: Encoder, views: Views, context: Context) -> None:
         self.plain, self.neighbors = embedded.tensors["plain"], embedded.tensors["neighbors"]
         self.images, self.encoder, self.context, self._views = images, encoder.eval(), context, views
-        self.calls = 0
 
     def weak(self, view: int | Tensor, rows: Tensor) -> Tensor:
-        return self._embed("weak", rows)
+        return self._embed("weak", view, rows)
 
     def strong(self, view: int | Tensor, rows: Tensor) -> Tensor:
-        return self._embed("strong", rows)
+        return self._embed("strong", view, rows)
 
-    def _embed(self, kind: str, rows: Tensor) -> Tensor:
+    def _embed(self, kind: str, view: int | Tensor, rows: Tensor) -> Tensor:
         different, places = torch.unique(rows, return_inverse=True)
-        call, self.calls = self.calls, self.calls + 1
+        asked = torch.cat([torch.as_tensor(each, device=rows.device).flatten() for each in (view, rows)])
+        names = "features", kind, hashlib.sha256(asked.cpu().numpy().tobytes()).hexdigest()
 
         def seen(batch: Tensor, number: int) -> Tensor:
-            made: Tensor = getattr(self._views, kind)(batch, self.context.generator("features", call, number))
+            made: Tensor = getattr(self._views, kind)(batch, self.context.generator(*names, number))
             return made
 
         return embed_images(self.encoder, self.images[different], seen, self.context)[places].clone()

@@ -6,13 +6,14 @@ N images, B images in a batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from spiceclust.errors import TrainingError
 from spiceclust.training.context import Context
+from spiceclust.training.snapshots import Kept, OptimizerState, Stateful
 
 CURVE_POINTS = 200  # values kept of a loss curve, however long the training
 
@@ -23,31 +24,45 @@ def train(
     steps: int,
     optimizer: torch.optim.Optimizer,
     rate: Callable[[int], float],
+    state: Mapping[str, Stateful],
     name: str,
     context: Context,
 ) -> list[float]:
-    """Runs `steps` optimiser steps.
+    """Runs `steps` optimiser steps, or those that are left where a snapshot was kept.
 
     Args:
-        step: given the number of the step, returns the scalar loss.
+        step: given the number of the step, returns the scalar loss. What it does depends on that number and on `state`
+            alone, so that a training that is taken up again ends as if it had never stopped.
         steps: how many.
         optimizer: its learning rates at the start are the base that `rate` scales.
         rate: factor on the learning rate at each step.
+        state: everything else that a step changes, by name.
         name: shown beside the progress.
-        context: for progress.
+        context: for progress and snapshots.
 
     Returns:
         The loss curve: means over equal stretches of steps, at most 200 values.
 
     Raises:
         TrainingError: the loss is not finite.
+        RunFolderError: a snapshot cannot be written.
     """
     base = [group["lr"] for group in optimizer.param_groups]
     stretch = -(-steps // CURVE_POINTS)
-    curve: list[float] = []
-    pending: list[Tensor] = []
+    pending = torch.zeros(stretch, device=context.device)  # losses of the stretch that is not over
+    everything = {**state, "optimizer": OptimizerState(optimizer), "loop": Kept(pending=pending)}
+    snapshots = context.snapshots
+    first, facts = snapshots.restore(name, everything) if snapshots else (0, {})
+    curve: list[float] = list(facts.get("curve", []))
     with context.progress.task(name, steps) as task:
-        for number in range(steps):
+        if first:
+            task.advance(first, "taken up again")
+        for number in range(first, steps):
+            place = number % stretch
+            if snapshots and number > first and snapshots.due():
+                if place:
+                    _mean_loss(pending[:place], name, number)  # what is lost is not kept
+                snapshots.save(name, number, everything, {"curve": curve})
             factor = rate(number)
             for group, lr in zip(optimizer.param_groups, base, strict=True):
                 group["lr"] = lr * factor
@@ -55,16 +70,15 @@ def train(
             loss = step(number)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            pending.append(loss.detach())
-            if len(pending) == stretch or number == steps - 1:
-                curve.append(_mean_loss(pending, name, number))
-                task.advance(len(pending), f"loss {curve[-1]:.3f}")
-                pending.clear()
+            pending[place] = loss.detach()
+            if place == stretch - 1 or number == steps - 1:
+                curve.append(_mean_loss(pending[: place + 1], name, number))
+                task.advance(number + 1 - max(first, number - place), f"loss {curve[-1]:.3f}")
     return curve
 
 
-def _mean_loss(losses: list[Tensor], name: str, number: int) -> float:
-    mean = float(torch.stack(losses).mean())
+def _mean_loss(losses: Tensor, name: str, number: int) -> float:
+    mean = float(losses.mean())
     if not math.isfinite(mean):
         raise TrainingError(
             f"{name}: the loss became {mean} within the {len(losses)} steps before step {number}; "
@@ -73,21 +87,30 @@ def _mean_loss(losses: list[Tensor], name: str, number: int) -> float:
     return mean
 
 
-def batches(n: int, size: int, name: str, context: Context) -> Iterator[Tensor]:
-    """Endless batches (B,) int64 of image numbers: permutations of all N after one another, cut every `size`.
+class Order:
+    """The batches in which images come: permutations of all N after one another, cut every B.
 
-    Every image comes once before any comes again. Batch order depends on the seed and `name` alone.
+    Every image comes once before any comes again. The order depends on the seed and `name` alone.
     """
-    epoch = 0
-    rest = torch.empty(0, dtype=torch.int64, device=context.device)
-    while True:
-        while len(rest) < size:
-            generator = context.generator(name, "order", epoch)
-            order = torch.randperm(n, generator=generator, device=context.device)
-            rest = torch.cat([rest, order])
-            epoch += 1
-        yield rest[:size]
-        rest = rest[size:]
+
+    def __init__(self, n: int, size: int, name: str, context: Context) -> None:
+        self.n, self.size, self.name, self.context = n, size, name, context
+        self._epochs: dict[int, Tensor] = {}  # those that the last batch touched
+
+    def batch(self, number: int) -> Tensor:
+        """(B,) int64 image numbers of batch `number`, from 0 on; quick for those that follow one another."""
+        start, stop = number * self.size, (number + 1) * self.size
+        touched = range(start // self.n, -(-stop // self.n))
+        self._epochs = {
+            epoch: self._epochs[epoch] if epoch in self._epochs else self._permutation(epoch) for epoch in touched
+        }
+        stream = torch.cat(list(self._epochs.values())) if len(touched) > 1 else self._epochs[touched[0]]
+        offset = start - touched[0] * self.n
+        return stream[offset : offset + self.size]
+
+    def _permutation(self, epoch: int) -> Tensor:
+        generator = self.context.generator(self.name, "order", epoch)
+        return torch.randperm(self.n, generator=generator, device=self.context.device)
 
 
 def cosine(step: int, steps: int, warmup: float) -> float:

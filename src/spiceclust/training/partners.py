@@ -5,7 +5,7 @@ N images, B images in a batch, K neighbours.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -24,6 +24,12 @@ class Partners:
     def __init__(self, seek: Callable[[], Tensor], share: float, first: int, every: int) -> None:
         self.seek, self.share, self.first, self.every = seek, share, first, every
         self.neighbors: Tensor | None = None
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {} if self.neighbors is None else {"neighbors": self.neighbors}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.neighbors = state.get("neighbors")
 
     def of(self, rows: Tensor, number: int, draws: torch.Generator) -> Tensor:
         """(B,) int64 image numbers, the partners of `rows` (B,) int64 in the step of this number."""

@@ -18,6 +18,7 @@ from spiceclust.models.momentum import MomentumModel
 from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import Context
 from spiceclust.training.loop import train
+from spiceclust.training.snapshots import Kept
 
 
 def train_with_teacher(
@@ -41,13 +42,13 @@ def train_with_teacher(
     """
     student = copy.deepcopy(classifier).train()
     teacher = MomentumModel(student, settings.ema)
-    used: list[Tensor] = []
+    used = torch.zeros(settings.steps, device=context.device)
 
     def taught(number: int) -> Tensor:
         if number:
             teacher.update()
         loss, share = step(student, teacher, number)
-        used.append(share)
+        used[number] = share
         return loss
 
     decayed = [p for p in student.parameters() if p.dim() > 1]
@@ -63,8 +64,9 @@ def train_with_teacher(
             fused=True,
         ),
         rate=lambda number: fixmatch_schedule(number, settings.steps),
+        state={"student": student, "teacher": teacher, "used": Kept(used=used)},
         name=name,
         context=context,
     )
-    share = float(torch.stack(used[-max(1, len(used) // 10) :]).mean())
+    share = float(used[-max(1, len(used) // 10) :].mean())
     return Artefact(teacher.average.state_dict(), {"loss": curve, "used": share})
