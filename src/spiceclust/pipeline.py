@@ -352,7 +352,9 @@ class _Run:
         key = self._key(name, self.digest, fields)
         snapshots = Snapshots(self.folder / UNFINISHED, key, self.context.device)
         context = replace(self.context, snapshots=snapshots)
-        finished = run_stage(self.folder / name, key, self.context.device, lambda: compute(context))
+        finished = run_stage(
+            self.folder / name, key, self.context.device, lambda: compute(context), lambda: snapshots.clock.before
+        )
         snapshots.clear()
         self.digest = sha256_json([key, finished.digest])
         self.record["seconds"][name] = round(finished.seconds, 2)

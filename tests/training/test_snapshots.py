@@ -179,6 +179,21 @@ def test_a_snapshot_waits_for_the_clock_and_for_what_the_last_one_cost(monkeypat
     assert due == [False, True, False, True]
 
 
+def test_the_time_before_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    first = Snapshots(tmp_path, "k", CPU)
+    now[0] = 160.0
+    first.within("part").save("x", 1, {}, {})
+    now[0] = 1000.0
+    second = Snapshots(tmp_path, "k", CPU)
+    assert second.clock.before == 0
+    assert second.within("part").restore("x", {}) == (1, {})
+    assert second.clock.before == 60
+    now[0] = 1010.0
+    assert second.clock.seconds() == 70
+
+
 def test_a_state_that_is_lost_is_not_kept(tmp_path: Path) -> None:
     weight = torch.zeros(1, requires_grad=True)
 

@@ -68,7 +68,13 @@ class Finished:
     resumed: bool
 
 
-def run_stage(folder: Path, key: str, device: torch.device, compute: Callable[[], Artefact]) -> Finished:
+def run_stage(
+    folder: Path,
+    key: str,
+    device: torch.device,
+    compute: Callable[[], Artefact],
+    before: Callable[[], float] = lambda: 0.0,
+) -> Finished:
     """Loads the stage's artefact when it is there, whole, and made from the same key; otherwise computes and saves it.
 
     Args:
@@ -76,13 +82,14 @@ def run_stage(folder: Path, key: str, device: torch.device, compute: Callable[[]
         key: digest of everything that the artefact depends on.
         device: where the tensors are wanted.
         compute: makes the artefact.
+        before: seconds that it took in earlier processes; asked when it is made.
     """
     loaded = _load(folder, key, device)
     if loaded is not None:
         return loaded
     start = time.perf_counter()
     artefact = compute()
-    seconds = round(time.perf_counter() - start, 3)
+    seconds = round(time.perf_counter() - start + before(), 3)
     try:
         digest = _save(folder, key, artefact, seconds)
     except OSError as error:

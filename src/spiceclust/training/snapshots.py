@@ -67,6 +67,17 @@ class OptimizerState:
 
 
 @dataclass
+class Clock:
+    """How long a stage has been computed: in this process, and before it was cut off."""
+
+    started: float = field(default_factory=time.monotonic)
+    before: float = 0.0
+
+    def seconds(self) -> float:
+        return time.monotonic() - self.started + self.before
+
+
+@dataclass
 class Snapshots:
     """Snapshots of the trainings of one stage.
 
@@ -74,17 +85,19 @@ class Snapshots:
         folder: their own; made with the first snapshot.
         key: of the stage; snapshots of another key are passed over.
         device: where tensors are wanted.
+        clock: of the stage.
     """
 
     folder: Path
     key: str
     device: torch.device
+    clock: Clock = field(default_factory=Clock)
     cost: float = 0.0
     last: float = field(default_factory=time.monotonic)
 
     def within(self, name: str) -> Snapshots:
         """Those of a part of the stage whose trainings have the same names as another part's."""
-        return Snapshots(self.folder / name, self.key, self.device)
+        return Snapshots(self.folder / name, self.key, self.device, self.clock)
 
     def due(self) -> bool:
         """Whether the last one is long enough ago, by the clock and by what it cost."""
@@ -105,7 +118,8 @@ class Snapshots:
         tensors = {f"{part}/{name}": t for part, each in parts.items() for name, t in each.state_dict().items()}
         save_tensors(stem.with_suffix(".safetensors"), tensors)
         digest = sha256_file(stem.with_suffix(".safetensors"))
-        write_json(stem.with_suffix(".json"), {"key": self.key, "step": step, "sha256": digest, "facts": dict(facts)})
+        about = {"key": self.key, "step": step, "sha256": digest, "seconds": self.clock.seconds(), "facts": dict(facts)}
+        write_json(stem.with_suffix(".json"), about)
         self.last = time.monotonic()
         self.cost = self.last - start
 
@@ -124,6 +138,7 @@ class Snapshots:
                 if saved["sha256"] != sha256_file(stem.with_suffix(".safetensors")):
                     continue
                 tensors = load_tensors(stem.with_suffix(".safetensors"), self.device)
+                self.clock.before = max(self.clock.before, float(saved["seconds"]))
             except (RunFolderError, OSError, KeyError):
                 continue
             for part, each in parts.items():
