@@ -10,6 +10,7 @@ are counted, images sent through the encoder by the images of the set.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import time
 from pathlib import Path
@@ -59,7 +60,8 @@ def measure(name: str, seed: int, options: argparse.Namespace) -> dict[int, dict
     images, classes = load(name, options.data)
     folder = options.runs / f"{name}-{seed}"
     asked: dict[str, Any] = {"n_clusters": len(np.unique(classes)), "seed": seed, "method": "spice-paper"}
-    overrides = {"self_label": {"passes": options.passes}}
+    overrides = json.loads(options.config.read_text("utf-8")) if options.config else {}
+    overrides["self_label"] = {**overrides.get("self_label", {}), "passes": options.passes}
     result = pipeline.fit(open_source(images), make_request(**asked, overrides=overrides), folder, progress=Plain())
     config, context = FitConfig(**result.run["config"]), open_context(seed, "auto", Silent())
     there = load_images(open_source(images), config.image_size, None, Silent())
@@ -90,6 +92,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--sets", nargs="+", default=["digits"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--passes", type=int, default=1, help="over one meta-batch's pseudo-labels; published: several")
+    parser.add_argument("--config", type=Path, help="JSON file whose fields override the preset's")
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks/self_label"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args(words)
@@ -100,7 +103,7 @@ def main(words: list[str] | None = None) -> None:
         measured[name] = []
         for seed in range(options.seeds):
             measured[name].append(measure(name, seed, options))
-            text = report(about("SPICE-Self on cached views", command), measured)
+            text = report(about("SPICE-Self on cached views", command, device="auto"), measured)
             write_results(options.out / "self_label", text, {"sets": measured})
 
 

@@ -3,18 +3,25 @@
 import io
 import json
 import tarfile
+import time
 from pathlib import Path
 from typing import Any
 
 import accuracy
+import gpu_cifar
+import neighbors
 import numpy as np
 import pytest
+import self_label
+import startup
+import torch
 from _datasets import load, long_tail
 from PIL import Image
 
 from spiceclust import pipeline
 from spiceclust.config import make_request
 from spiceclust.errors import ConfigError
+from spiceclust.training import snapshots
 from spiceclust.training.checkpoint import Artefact
 from synthetic import shapes
 from test_pipeline import TINY
@@ -142,3 +149,86 @@ def test_prototypes_alone_have_rows_of_their_own(benchmark: Path) -> None:
     names = ["kept head", "oracle head", "whole"]
     assert list(rows) == [f"SPICE, prototypes alone, {name}" for name in names]
     assert rows["SPICE, prototypes alone, whole"]["clustering"] == "prototypes"
+
+
+def test_neighbours_are_measured_in_every_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    neighbors.main(["--scale", "0.02", "--out", str(tmp_path)])
+    cases = json.loads((tmp_path / "neighbors.json").read_text())["cases"]
+    assert [(case["method"], case["n"], case["dim"]) for case in cases] == [
+        (method, n // 50, dim) for method, n, dim in neighbors.CASES
+    ]
+    assert all(case["seconds"] > 0 and case["recall"] >= 0.98 for case in cases)
+    assert [case["differ"] for case in cases if case["method"] == "whole"] == [0, 0]
+    assert not list(tmp_path.glob("*.pt"))
+
+
+def test_peak_memory_is_that_of_what_was_entered() -> None:
+    with neighbors.Peak() as peak:
+        block = np.ones(30_000_000)  # 240 MB
+        time.sleep(0.1)
+        del block
+    assert 200e6 < peak.most < 400e6
+
+
+def test_labels_of_which_two_ways_say_otherwise_are_counted(tmp_path: Path) -> None:
+    torch.save(torch.tensor([True, True, False]), tmp_path / "tiles-3.pt")
+    torch.save(torch.tensor([True, False, True]), tmp_path / "whole-3.pt")
+    assert neighbors.differences(tmp_path, "whole", 3) == 2
+    assert neighbors.differences(tmp_path, "tiles", 3) is None
+    assert neighbors.differences(tmp_path, "approximate", 3) is None
+
+
+def test_start_up_is_measured_for_every_command(tmp_path: Path) -> None:
+    startup.main(["--repeats", "1", "--out", str(tmp_path)])
+    seconds = json.loads((tmp_path / "startup.json").read_text())["seconds"]
+    assert seconds.keys() == startup.COMMANDS.keys()
+    assert all(len(values) == 1 and values[0] > 0 for values in seconds.values())
+
+
+def test_self_labelling_is_measured_on_cached_and_fresh_views(benchmark: Path) -> None:
+    paths = {"--data": ".", "--config": "tiny.json", "--runs": "runs", "--out": "results"}
+    given = [word for name, path in paths.items() for word in (name, str(benchmark / path))]
+    self_label.main([*given, "--sets", "shapes", "--seeds", "1", "--passes", "2"])
+    (found,) = json.loads((benchmark / "results/self_label.json").read_text())["sets"]["shapes"]
+    assert list(found) == [str(views) for views in self_label.VIEWS]
+    # 30 images go in batches that are filled up to 256: the passes of V views are (1 + 2 V) batches.
+    for views in self_label.VIEWS[:-1]:
+        assert found[str(views)]["passes"] == pytest.approx((1 + 2 * views) * 256 / 30)
+    rounds = TINY["self_label"]["rounds"]
+    assert found["0"]["passes"] == pytest.approx((1 + rounds * (1 + 2 * 1)) * 256 / 30)
+    assert "| shapes | fresh | 1 | " in (benchmark / "results/self_label.md").read_text()
+
+
+def test_one_gpu_s_calls_end_by_the_clock_and_go_on_until_all_is_done(
+    benchmark: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(snapshots, "SECONDS", -1.0)
+    monkeypatch.setattr(snapshots, "SHARE", float("inf"))
+    small = {**TINY, "backbone": "resnet_small", "pretrain": {"batch_size": 10, "epochs": 4}}
+    (benchmark / "small.json").write_text(json.dumps(small))
+    paths = {"--data": ".", "--config": "small.json", "--runs": "runs", "--out": "results"}
+    given = [word for name, path in paths.items() for word in (name, str(benchmark / path))]
+    words = [*given, "--set", "shapes", "--batch-size", "10", "--device", "cpu", "--version", "c0ffee", "--looks", "4"]
+    with monkeypatch.context() as patched:
+        patched.setattr(gpu_cifar.Watch, "over", lambda watch: watch.name.startswith("1 ") and watch.done == 6)
+        gpu_cifar.main([*words, "--minutes", "0"])
+    printed = capsys.readouterr().out
+    assert "minutes are over" in printed
+    assert not (benchmark / "results").exists()
+    gpu_cifar.main([*words, "--minutes", "9"])  # long enough for all that is left
+    printed = capsys.readouterr().out
+    assert "1 pretrain (MoCo v2): taken up again" in printed
+    assert printed.endswith("done\n")
+    found = json.loads((benchmark / "results/gpu-shapes.json").read_text())
+    assert 0 <= found["rows"]["SPICE, whole"]["acc"] <= 1
+    assert all(0 <= accuracy <= 1 for accuracy in found["knn"].values())
+    assert "4" in found["knn"]  # the end of stage 1
+
+
+def test_the_votes_of_the_nearest_tell_the_class() -> None:
+    classes = torch.arange(3).repeat(40)
+    embeddings = torch.eye(3)[classes]
+    assert gpu_cifar.knn_accuracy(embeddings, classes) == 1
+    wrong = classes.clone()
+    wrong[-20:] = (wrong[-20:] + 1) % 3  # all that is asked for
+    assert gpu_cifar.knn_accuracy(embeddings, wrong) == 0

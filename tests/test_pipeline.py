@@ -249,32 +249,75 @@ class Cut(BaseException):
     """The power goes."""
 
 
-@pytest.mark.parametrize("saves", [1, 4, 9, 16, 25, 36])
+LONGER = {
+    **TINY,
+    "pretrain": {"epochs": 6, "batch_size": 10, "neighbor_share": 0.5},  # 18 steps, neighbours from the 11th on
+    "semi": {"steps": 6},
+    "confident": {"steps": 6},
+}
+
+
+@pytest.fixture(scope="module")
+def unbroken(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "unbroken"
+    pipeline.fit(open_source(photos), request(LONGER), folder)
+    pipeline.fit(open_source(photos), request(LONGER, method="scan"), folder.with_name("unbroken-scan"))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("method", "training", "step"),
+    [
+        ("spice", "1 pretrain", 3),
+        ("spice", "1 pretrain", 10),
+        ("spice", "1 pretrain", 11),
+        ("spice", "1 pretrain", 16),
+        ("spice", "3 self-label (SPICE)", 5),
+        ("spice", "3 self-label (graph)", 5),
+        ("spice", "3 cluster (SCAN)", 5),
+        ("spice", "5 semi", 3),
+        ("scan", "5 confident", 3),
+    ],
+)
 def test_a_run_that_is_cut_off_within_a_stage_ends_as_if_it_had_not_been(
-    saves: int, photos: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, training: str, step: int, photos: Path, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(snapshots, "SECONDS", -1.0)
     monkeypatch.setattr(snapshots, "SHARE", float("inf"))
-    save, done = Snapshots.save, [0]
+    save, restore, taken_up = Snapshots.save, Snapshots.restore, []
 
-    def cut(self: Snapshots, *given: Any) -> None:
-        save(self, *given)
-        done[0] += 1
-        if done[0] == saves:
+    def cut(self: Snapshots, name: str, number: int, *given: Any) -> None:
+        save(self, name, number, *given)
+        if name.startswith(training) and number == step:
             raise Cut
+
+    def watched(self: Snapshots, name: str, parts: Any) -> Any:
+        found = restore(self, name, parts)
+        taken_up.append((name, found[0]))
+        return found
 
     with monkeypatch.context() as patched:
         patched.setattr(Snapshots, "save", cut)
         with pytest.raises(Cut):
-            pipeline.fit(open_source(photos), request(), tmp_path)
-    assert (tmp_path / "unfinished").exists()
-    before = done[0]
-    monkeypatch.setattr(Snapshots, "save", lambda *_: None)
-    pipeline.fit(open_source(photos), request(), tmp_path)
-    assert before == saves
-    assert not (tmp_path / "unfinished").exists()
+            pipeline.fit(open_source(photos), request(LONGER, method=method), tmp_path)
+    monkeypatch.setattr(Snapshots, "restore", watched)
+    pipeline.fit(open_source(photos), request(LONGER, method=method), tmp_path)
+    assert next(number for name, number in taken_up if name.startswith(training)) == step
+    assert not (tmp_path / "snapshots").exists()
+    expected = unbroken if method == "spice" else unbroken.with_name("unbroken-scan")
     for name in ("clusters.csv", "model/model.safetensors", *(f"{stage}/tensors.safetensors" for stage in STAGES)):
-        assert (tmp_path / name).read_bytes() == (run / name).read_bytes(), name
+        assert (tmp_path / name).read_bytes() == (expected / name).read_bytes(), name
+
+
+def test_a_stage_of_an_earlier_layout_is_made_again(photos: Path, run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(pipeline, "LAYOUTS", {"3-self": 1})
+        pipeline.fit(open_source(photos), request(), folder)
+    before = (folder / "3-self/done.json").read_text()
+    pipeline.fit(open_source(photos), request(), folder)
+    assert (folder / "3-self/done.json").read_text() != before
+    assert (folder / "clusters.csv").read_bytes() == (run / "clusters.csv").read_bytes()
 
 
 def test_two_clusterings_go_through_stage_3_and_resume(

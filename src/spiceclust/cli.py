@@ -144,7 +144,7 @@ def main() -> None:
     except SpiceError as error:
         _fail(str(error), 2 if isinstance(error, InputError) else 1)
     except KeyboardInterrupt:
-        _fail("interrupted: give the same command again to go on; finished stages are kept", 130)
+        _fail("interrupted: give the same command again to go on; little is lost", 130)
     except OSError as error:
         _fail(f"{error.filename or 'a file'} cannot be read or written ({error.strerror})", 2)
     except Exception as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import platform
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -53,7 +54,8 @@ VERSION: Final = version("spiceclust")
 EARLY = ("n_clusters", "seed", "preset", "encoder")  # fields that are known before an image is read
 PRETRAIN_FIELDS: Final = ["encoder", "backbone", "views", "image_size", "channels", "seed", "pretrain"]
 EMBED_FIELDS: Final = ["embed", "select"]
-UNFINISHED: Final = "unfinished"  # folder of the state of the stage that is being trained
+SNAPSHOTS: Final = "snapshots"  # folder of the state of the stage that is being trained
+LAYOUTS: Final = {"3-self": 2}  # of a stage's tensors, raised when they change: what has another is made again
 SHARED: Final = ("1-pretrain", "2-embed")  # a new run may begin with copies of these: what fits it is not made again
 
 
@@ -308,6 +310,7 @@ class _Run:
             self.metrics,
         )
         result.save(self.folder)
+        shutil.rmtree(self.folder / SNAPSHOTS, ignore_errors=True)
         return result
 
     def _cluster(
@@ -315,10 +318,8 @@ class _Run:
     ) -> Artefact:
         """Clusters in every way of the method, and bundles what is worth carrying on."""
         config = self.config
-        candidates = {}
-        for name in method.clusterings:  # each begins with the same views
-            features = features_of(embedded, pixels, encoder, Views(config.views), context)
-            candidates[name] = CLUSTERINGS[name][0].run(features, config, context)
+        features = features_of(embedded, pixels, encoder, Views(config.views), context)
+        candidates = {name: CLUSTERINGS[name][0].run(features, config, context) for name in method.clusterings}
         found = finalists(candidates, features.neighbors, config.n_clusters)
         scores = ", ".join(f"{name} {each.facts['partition_score']:.3f}" for name, each in found.items())
         context.progress.say(f"clustered by {', '.join(candidates)}; carried on: {scores}")
@@ -345,12 +346,13 @@ class _Run:
 
     def _key(self, name: str, digest: str, fields: list[str]) -> str:
         values = self.config.model_dump()
-        return sha256_json([name, digest, {field: values[field] for field in fields}])
+        layout = [LAYOUTS[name]] if name in LAYOUTS else []
+        return sha256_json([name, digest, {field: values[field] for field in fields}, *layout])
 
     def _stage(self, name: str, fields: list[str], compute: Callable[[Context], Artefact]) -> Artefact:
         """Runs or skips the next stage; its key holds what the one before it made, and through that all before."""
         key = self._key(name, self.digest, fields)
-        snapshots = Snapshots(self.folder / UNFINISHED, key, self.context.device)
+        snapshots = Snapshots(self.folder / SNAPSHOTS / name, key, self.context.device)
         context = replace(self.context, snapshots=snapshots)
         finished = run_stage(
             self.folder / name, key, self.context.device, lambda: compute(context), lambda: snapshots.clock.before

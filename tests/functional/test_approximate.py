@@ -90,12 +90,12 @@ def test_all_pairs_are_compared_where_that_is_quick_or_nothing_else_is_there(mon
 
     def approximated(given: Tensor, k: int, **_: Any) -> approximate.Neighbors:
         asked.append(len(given))
-        return approximate.Neighbors(exact, 0.5)
+        return approximate.Neighbors(exact, 0.5, exact=False)
 
     monkeypatch.setattr(approximate, "approximate_neighbors", approximated)
     for found in (find_neighbors(embeddings, 5), find_neighbors(embeddings, 5, exact_up_to=500)):
         assert torch.equal(found.indices, exact)
-        assert found.recall == 1
+        assert (found.recall, found.exact) == (1, True)
     assert asked == []
     assert find_neighbors(embeddings, 5, exact_up_to=499).recall == 0.5
     assert asked == [500]

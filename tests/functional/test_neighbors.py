@@ -139,3 +139,6 @@ def test_some_images_have_the_neighbours_that_they_have_among_all(
     assert indices.shape == cosines.shape == (len(rows), k)
     torch.testing.assert_close(cosines, expected[rows], rtol=0, atol=ROUNDING)
     assert not (indices == rows.unsqueeze(1)).any()
+    shown = (embeddings[rows].unsqueeze(1) * embeddings[indices]).sum(dim=2)  # those named have the cosines given
+    torch.testing.assert_close(cosines, shown, rtol=0, atol=ROUNDING)
+    assert all(len(set(row)) == k for row in indices.tolist())

@@ -255,7 +255,7 @@ def test_without_cached_views_there_are_none() -> None:
     encoder = pretrain.new_encoder(images, settings, CONTEXT)
     found = embed.run(images, encoder, settings, CONTEXT)
     assert found.tensors.keys() == {"plain", "neighbors"}
-    assert found.facts == {"neighbor_recall": 1.0}
+    assert found.facts == {"neighbors": "exact", "recall": 1.0}
     kept = embed.run(images, encoder, config(len(images), 3, select={"max_neighbors": 4}), CONTEXT)
     assert all(torch.equal(tensor, kept.tensors[name]) for name, tensor in found.tensors.items())
 

@@ -86,7 +86,7 @@ def test_fresh_views_are_of_the_images_asked_for() -> None:
 
 def test_an_image_passes_the_encoder_once_in_a_call() -> None:
     encoder = Pixels()
-    fresh(encoder.train()).strong(0, torch.tensor([[1, 2, 3], [3, 2, 1]]))
+    fresh(encoder.train()).strong(0, torch.tensor([[1, 2, 3]]).expand(200, 3))
     assert encoder.seen == 256  # one batch, filled up to its one size
 
 

@@ -40,13 +40,14 @@ def trained(
 ) -> dict[str, Tensor]:
     """A small training whose steps depend on everything that it keeps; all of it, and the loss curve."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    convolution = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = nn.Sequential(convolution, nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 1))
     memory = torch.zeros(5)
 
     def step(number: int) -> Tensor:
         if number == cut:
             raise Cut
-        inputs = torch.randn((8, 3), generator=context.generator("x", number))
+        inputs = torch.randn((8, 3, 4, 4), generator=context.generator("x", number))
         memory[number % 5] = memory.mean() * 0.5 + number / STEPS
         loss: Tensor = (model(inputs) - memory.sum()).square().mean()
         return loss
@@ -91,20 +92,23 @@ def test_it_goes_on_where_it_was_cut(tmp_path: Path) -> None:
     with pytest.raises(Cut):
         trained(kept_in(tmp_path), cut=300)
     heard: list[tuple[int, str]] = []
+    said: list[str] = []
 
     class Heard:
-        def say(self, text: str) -> None: ...
+        def say(self, text: str) -> None:
+            said.append(text)
 
         @contextmanager
         def task(self, name: str, total: int) -> Iterator[Task]:
+            assert total == STEPS - 300
             yield self
 
         def advance(self, steps: int = 1, note: str = "") -> None:
             heard.append((steps, note))
 
     trained(replace(kept_in(tmp_path), progress=Heard()))
-    assert heard[0] == (300, "taken up again")
-    assert sum(steps for steps, _ in heard) == STEPS
+    assert said == ["1 something (new): taken up again at step 300 of 450"]
+    assert sum(steps for steps, _ in heard) == STEPS - 300
 
 
 def cut_at(folder: Path, step: int) -> None:
@@ -117,7 +121,7 @@ def cut_at(folder: Path, step: int) -> None:
 def test_a_damaged_snapshot_is_passed_over_for_the_one_before(damage: str, ending: str, tmp_path: Path) -> None:
     cut_at(tmp_path, 100)
     stored = Snapshots(tmp_path, "k", CPU)
-    steps = {slot: stored._step("1 something (new)", slot) for slot in snapshots.SLOTS}
+    steps = {slot: stored._about("1 something (new)", slot)["step"] for slot in snapshots.SLOTS}
     assert sorted(steps.values()) == [99, 100]
     newest = max(steps, key=steps.__getitem__)
     file = stored._stem("1 something (new)", newest).with_suffix(ending)
@@ -127,7 +131,7 @@ def test_a_damaged_snapshot_is_passed_over_for_the_one_before(damage: str, endin
     elif damage == "truncated":
         file.write_bytes(content[:50])
     elif ending == ".json":
-        file.write_bytes(content.replace(b'"sha256": "', b'"sha256": "0'))
+        file.write_bytes(content.replace(b'"step": 100', b'"step": 103'))
     else:
         file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     assert stored.restore("1 something (new)", {})[0] == 99
@@ -146,6 +150,16 @@ def test_snapshots_of_another_key_are_passed_over(tmp_path: Path) -> None:
     cut_at(tmp_path, 10)
     assert Snapshots(tmp_path, "other", CPU).restore("1 something (new)", {}) == (0, {})
     assert_same(trained(kept_in(tmp_path, "other")), trained(CONTEXT))
+
+
+def test_a_state_of_another_shape_is_passed_over(tmp_path: Path) -> None:
+    kept = Snapshots(tmp_path, "k", CPU)
+    kept.save("x", 3, {"a": Kept(x=torch.ones(2)), "b": Kept(y=torch.ones(2))}, {})
+    other = Kept(x=torch.zeros(2))
+    assert kept.restore("x", {"a": other, "b": Kept(y=torch.zeros(3))}) == (0, {})
+    assert kept.restore("x", {"a": other, "b": Kept(z=torch.zeros(2))}) == (0, {})
+    assert other.tensors["x"].tolist() == [0, 0]  # all or nothing
+    assert kept.restore("x", {"a": other})[0] == 3
 
 
 def test_trainings_and_parts_have_snapshots_of_their_own(tmp_path: Path) -> None:

@@ -16,27 +16,30 @@ from torch import Tensor
 
 from spiceclust.functional.neighbors import nearest_neighbors
 
-EXACT_UP_TO = 200_000  # images on a CPU: about ten minutes on two cores
-RECALL = 0.99  # mean share of the exact neighbours that must be found
+EXACT_UP_TO = 200_000  # images on a CPU
+RECALL = 0.99  # mean share of neighbours that must be as near as the exact ones
+ROUNDING = 1e-5  # of a cosine
 SAMPLE = 1000  # images on which that is measured
 FIRST_PROBES = 8  # cells looked into at first; doubled until the recall is reached
 
 
 class Neighbors(NamedTuple):
-    """Neighbours, and how many of the true ones they are.
+    """Neighbours, and how good they are.
 
     Attributes:
         indices: (N, K) int64, from the nearest on, the image itself left out.
-        recall: mean share in [0, 1] of the K exact neighbours that were found, on a sample; 1 where all pairs were
-            compared.
+        recall: mean share in [0, 1] of the neighbours that are no farther than the K-th exact one, on a sample; 1 where
+            all pairs were compared.
+        exact: whether they were.
     """
 
     indices: Tensor
     recall: float
+    exact: bool
 
 
 def find_neighbors(embeddings: Tensor, k: int, exact_up_to: int = EXACT_UP_TO) -> Neighbors:
-    """The K nearest other images of every image: exact where that is a matter of minutes or faiss is not installed.
+    """The K nearest other images of every image: exact up to a number of images, or where faiss is not installed.
 
     Args:
         embeddings: (N, D) float32, L2-normalised.
@@ -45,7 +48,7 @@ def find_neighbors(embeddings: Tensor, k: int, exact_up_to: int = EXACT_UP_TO) -
     """
     n = len(embeddings)
     if n <= exact_up_to or k == n - 1 or embeddings.device.type != "cpu" or not faiss_is_there():
-        return Neighbors(nearest_neighbors(embeddings, k)[0], 1.0)
+        return Neighbors(nearest_neighbors(embeddings, k)[0], 1.0, exact=True)
     return approximate_neighbors(embeddings, k)
 
 
@@ -68,34 +71,30 @@ def approximate_neighbors(embeddings: Tensor, k: int, recall: float = RECALL) ->
     assert 0 < k < n - 1, (k, n)
     points = embeddings.contiguous().numpy()
     cells = min(n, round(4 * math.sqrt(n)))
-    faiss.omp_set_num_threads(torch.get_num_threads())
     index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, cells, faiss.METRIC_INNER_PRODUCT)
     index.cp.seed, index.cp.min_points_per_centroid, index.cp.max_points_per_centroid = 0, 1, 64
     index.train(points)
     index.add(points)
 
-    def search(rows: Tensor) -> Tensor:
+    def search(rows: Tensor) -> tuple[Tensor, Tensor]:
         queries = points if len(rows) == n else points[rows.numpy()]
-        return _others(torch.from_numpy(index.search(queries, k + 1)[1]), rows)
+        cosines, found = (torch.from_numpy(each) for each in index.search(queries, k + 1))
+        others = _others(found, rows)
+        return cosines[others].view(-1, k), found[others].view(-1, k)
 
     sample = torch.linspace(0, n - 1, min(SAMPLE, n)).long()
-    exact, _ = nearest_neighbors(embeddings, k, rows=sample)
+    farthest = nearest_neighbors(embeddings, k, rows=sample)[1][:, -1:] - ROUNDING
     index.nprobe = min(FIRST_PROBES, cells)
-    while (share := _recall(search(sample), exact)) < recall and index.nprobe < cells:
+    while (share := float((search(sample)[0] >= farthest).double().mean())) < recall and index.nprobe < cells:
         index.nprobe = min(2 * index.nprobe, cells)
-    indices = search(torch.arange(n))
+    _, indices = search(torch.arange(n))
     short = (indices < 0).any(dim=1).nonzero().squeeze(1)  # their cells hold too few images
     indices[short] = nearest_neighbors(embeddings, k, rows=short)[0]
-    return Neighbors(indices, share)
+    return Neighbors(indices, share, exact=False)
 
 
 def _others(found: Tensor, own: Tensor) -> Tensor:
-    """(B, K + 1) images found, less the (B,) images themselves, or less the last where these were not found."""
+    """(B, K + 1) bool: of the images found all but the (B,) images themselves, or but the last where these are not."""
     is_own = found == own.unsqueeze(1)
     is_own[:, -1] |= ~is_own.any(dim=1)
-    return found[~is_own].view(len(found), -1)
-
-
-def _recall(found: Tensor, exact: Tensor) -> float:
-    """Mean share of the (B, K) exact neighbours among the (B, K) found."""
-    return float((exact.unsqueeze(2) == found.unsqueeze(1)).any(dim=2).double().mean())
+    return ~is_own

@@ -1,7 +1,8 @@
 """Second opinions: what other partitions of the same images say of a labelling.
 
 Clusterings that were come by in different ways agree where the images leave no choice, and part where a boundary was a
-matter of taste; neighbours alone do not tell, since they sit on the same side of a boundary wherever it was drawn.
+matter of taste; neighbours alone do not tell, since they sit on the same side of a boundary wherever it was drawn. A
+method with one way of clustering has only its ten heads to ask.
 N images, H partitions, C clusters.
 """
 
@@ -11,7 +12,6 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
-from torch.nn import functional as F
 
 CONVICTION = 3.0  # what a point of partition score is worth: 0.33 behind weighs 1 / e (docs/log.md)
 
@@ -29,8 +29,9 @@ def opinions(partitions: Tensor, scores: Tensor, labels: Tensor, n_clusters: int
         (N, C) float32, rows sum to 1: sum over h of w_h [partition h gives the image to c], w = softmax(3 scores).
     """
     said = torch.zeros((len(labels), n_clusters), device=labels.device)
+    everyone = torch.arange(len(labels), device=labels.device)
     for weight, partition in zip((CONVICTION * scores.double()).softmax(dim=0).tolist(), partitions, strict=True):
-        said += weight * F.one_hot(renumbered(partition, labels, n_clusters), n_clusters)
+        said[everyone, renumbered(partition, labels, n_clusters)] += weight
     return said
 
 

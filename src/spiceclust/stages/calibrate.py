@@ -25,7 +25,8 @@ def run(
     """Fits the temperature and puts it into the head's last layer, so that predict need not know of it.
 
     The voters are an image's neighbours in the features of stage 1, each with what all heads of stage 2 say of it.
-    Both are older than what stage 3 learned, and so not a mere echo of it.
+    Both are older than what stage 3 learned, and so not a mere echo of it; where stage 2 ships, its head has a say on
+    its own labels.
 
     Args:
         images: (N, channels, S, S) uint8.

@@ -28,7 +28,7 @@ def run(images: Tensor, encoder: Encoder, config: FitConfig, context: Context) -
 
     Returns:
         `plain` (N, D) float32, `weak` and `strong` (V, N, D) float16 unless V is 0, all L2-normalised; `neighbors`
-        (N, K) int32, from the nearest on; facts: their recall, below 1 where they are approximate.
+        (N, K) int32, from the nearest on; facts: whether they are exact, and their recall.
     """
     encoder.eval()
     views = Views(config.views)
@@ -49,7 +49,9 @@ def run(images: Tensor, encoder: Encoder, config: FitConfig, context: Context) -
         if count:
             for kind in ("weak", "strong"):
                 tensors[kind] = torch.stack([embed(kind, view).half() for view in range(count)])
-    neighbors, recall = find_neighbors(plain, min(config.select.max_neighbors, len(plain) - 1))
-    if recall < 1:
-        context.progress.say(f"neighbours are approximate: {recall:.1%} of the exact ones, measured on a sample")
-    return Artefact({**tensors, "neighbors": neighbors.int()}, {"neighbor_recall": recall})
+    neighbors, recall, exact = find_neighbors(plain, min(config.select.max_neighbors, len(plain) - 1))
+    if not exact:
+        context.progress.say(f"neighbours are approximate: {recall:.1%} are as near as the exact ones, on a sample")
+    return Artefact(
+        {**tensors, "neighbors": neighbors.int()}, {"neighbors": "exact" if exact else "approximate", "recall": recall}
+    )

@@ -19,6 +19,7 @@ from spiceclust.training.context import Context
 from spiceclust.training.features import Features
 from spiceclust.training.head_choice import SCORING_NEIGHBORS, judge, keep
 from spiceclust.training.loop import Order, cosine, train
+from spiceclust.training.snapshots import Kept
 
 
 def run(features: Features, config: FitConfig, context: Context) -> Artefact:
@@ -58,7 +59,7 @@ def run(features: Features, config: FitConfig, context: Context) -> Artefact:
         steps=settings.steps,
         optimizer=torch.optim.Adam(heads.parameters(), lr=settings.learning_rate),
         rate=lambda number: cosine(number, settings.steps, 0),
-        state={"heads": heads},
+        state={"heads": heads, "partitions": Kept(partitions=partitions)},
         name="3 self-label (graph)",
         context=context,
     )

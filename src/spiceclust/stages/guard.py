@@ -48,7 +48,7 @@ def run(
         stage 1 alone.
     """
     outputs = {"3-self": classify(first, images, context.device), "5-semi": classify(second, images, context.device)}
-    other, _ = find_neighbors(outputs["5-semi"][1], neighbors.shape[1])
+    other = find_neighbors(outputs["5-semi"][1], neighbors.shape[1]).indices
     scores, by_stage_1 = {}, {}
     for name, (probabilities, _) in outputs.items():
         labels = probabilities.argmax(dim=1)

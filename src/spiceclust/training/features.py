@@ -67,8 +67,8 @@ class CachedFeatures:
 class FreshFeatures:
     """Views that are made and embedded when they are asked for: the published schedule.
 
-    What they are depends on the seed, the number of the view and the rows asked for, and no number comes again. An
-    image that is asked for twice in one call is seen in the same view.
+    What they are depends on the seed, the number of the view and the rows asked for. An image that is asked for twice
+    in one call is seen in the same view.
     """
 
     views = 2**31 - 1

@@ -32,7 +32,8 @@ def train(
 
     Args:
         step: given the number of the step, returns the scalar loss. What it does depends on that number and on `state`
-            alone, so that a training that is taken up again ends as if it had never stopped.
+            alone, so that a training that is taken up again, on a CPU with as many threads, ends as if it had never
+            stopped.
         steps: how many.
         optimizer: its learning rates at the start are the base that `rate` scales.
         rate: factor on the learning rate at each step.
@@ -54,9 +55,9 @@ def train(
     snapshots = context.snapshots
     first, facts = snapshots.restore(name, everything) if snapshots else (0, {})
     curve: list[float] = list(facts.get("curve", []))
-    with context.progress.task(name, steps) as task:
-        if first:
-            task.advance(first, "taken up again")
+    if first:
+        context.progress.say(f"{name}: taken up again at step {first} of {steps}")
+    with context.progress.task(name, steps - first) as task:
         for number in range(first, steps):
             place = number % stretch
             if snapshots and number > first and snapshots.due():

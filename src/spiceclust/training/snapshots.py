@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from spiceclust.errors import RunFolderError
-from spiceclust.files import read_json, sha256_file, write_json
-from spiceclust.training.checkpoint import load_tensors, save_tensors
+from spiceclust.files import read_json, sha256_file, sha256_json, write_json
+from spiceclust.training.checkpoint import load_tensors, part, save_tensors
 
 SECONDS = 30.0  # between two snapshots, at least
 SHARE = 0.02  # of the time that writing snapshots may take
@@ -49,7 +49,10 @@ class Kept:
 
 
 class OptimizerState:
-    """What an optimiser remembers of its parameters, as one Stateful; rates and such are set anew."""
+    """What an optimiser remembers of its parameters, as one Stateful; rates and such are set anew.
+
+    Memory formats come back too: a fused optimiser walks parameter and momentum side by side as they lie in memory.
+    """
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self.optimizer = optimizer
@@ -59,10 +62,13 @@ class OptimizerState:
         return {f"{number}.{name}": value for number, values in state.items() for name, value in values.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         values: dict[int, dict[str, Tensor]] = {}
         for key, tensor in state.items():
             number, name = key.split(".", 1)
-            values.setdefault(int(number), {})[name] = tensor
+            # a counter stays on the CPU, where it is read at every step
+            own = torch.empty_like(parameters[int(number)]).copy_(tensor) if tensor.dim() else tensor.cpu()
+            values.setdefault(int(number), {})[name] = own
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": values})
 
 
@@ -70,7 +76,7 @@ class OptimizerState:
 class Clock:
     """How long a stage has been computed: in this process, and before it was cut off."""
 
-    started: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=lambda: time.monotonic())
     before: float = 0.0
 
     def seconds(self) -> float:
@@ -93,7 +99,7 @@ class Snapshots:
     device: torch.device
     clock: Clock = field(default_factory=Clock)
     cost: float = 0.0
-    last: float = field(default_factory=time.monotonic)
+    last: float = field(default_factory=lambda: time.monotonic())
 
     def within(self, name: str) -> Snapshots:
         """Those of a part of the stage whose trainings have the same names as another part's."""
@@ -110,16 +116,24 @@ class Snapshots:
             RunFolderError: it cannot be written; the other one stays.
         """
         start = time.monotonic()
-        found = {slot: self._step(training, slot) for slot in SLOTS}
-        slot = min(found, key=found.__getitem__)
-        stem = self._stem(training, slot)
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        stem.with_suffix(".json").unlink(missing_ok=True)
-        tensors = {f"{part}/{name}": t for part, each in parts.items() for name, t in each.state_dict().items()}
-        save_tensors(stem.with_suffix(".safetensors"), tensors)
-        digest = sha256_file(stem.with_suffix(".safetensors"))
-        about = {"key": self.key, "step": step, "sha256": digest, "seconds": self.clock.seconds(), "facts": dict(facts)}
-        write_json(stem.with_suffix(".json"), about)
+        found = {slot: self._about(training, slot).get("step", -1) for slot in SLOTS}
+        stem = self._stem(training, min(found, key=found.__getitem__))
+        tensors = {f"{name}/{key}": t for name, each in parts.items() for key, t in each.state_dict().items()}
+        try:
+            stem.parent.mkdir(parents=True, exist_ok=True)
+            stem.with_suffix(".json").unlink(missing_ok=True)
+            save_tensors(stem.with_suffix(".safetensors"), tensors)
+            digest = sha256_file(stem.with_suffix(".safetensors"))
+        except OSError as error:
+            raise RunFolderError(f"{stem} cannot be written ({error.strerror}): free it and resume") from None
+        about = {
+            "key": self.key,
+            "step": step,
+            "seconds": self.clock.seconds(),
+            "facts": dict(facts),
+            "tensors": digest,
+        }
+        write_json(stem.with_suffix(".json"), {**about, "sha256": sha256_json(about)})
         self.last = time.monotonic()
         self.cost = self.last - start
 
@@ -129,23 +143,21 @@ class Snapshots:
         Returns:
             The step to go on with and the facts; 0 and none where there is no snapshot that fits.
         """
-        for slot in sorted(SLOTS, key=lambda slot: self._step(training, slot), reverse=True):
-            step, stem = self._step(training, slot), self._stem(training, slot)
-            if step < 0:
-                continue
+        abouts = {slot: self._about(training, slot) for slot in SLOTS}
+        for slot in sorted((slot for slot in SLOTS if abouts[slot]), key=lambda slot: -abouts[slot]["step"]):
+            about, file = abouts[slot], self._stem(training, slot).with_suffix(".safetensors")
             try:
-                saved = read_json(stem.with_suffix(".json"))
-                if saved["sha256"] != sha256_file(stem.with_suffix(".safetensors")):
+                if about["tensors"] != sha256_file(file):
                     continue
-                tensors = load_tensors(stem.with_suffix(".safetensors"), self.device)
-                self.clock.before = max(self.clock.before, float(saved["seconds"]))
-            except (RunFolderError, OSError, KeyError):
+                tensors = load_tensors(file, self.device)
+            except (RunFolderError, OSError):
                 continue
-            for part, each in parts.items():
-                prefix = f"{part}/"
-                own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-                each.load_state_dict(own)
-            return step, saved["facts"]
+            states = {name: part(tensors, f"{name}/") for name in parts}
+            if all(_fits(each.state_dict(), states[name]) for name, each in parts.items()):
+                for name, each in parts.items():
+                    each.load_state_dict(states[name])
+                self.clock.before = max(self.clock.before, about["seconds"])
+                return about["step"], about["facts"]
         return 0, {}
 
     def clear(self) -> None:
@@ -155,10 +167,16 @@ class Snapshots:
     def _stem(self, training: str, slot: str) -> Path:
         return self.folder / f"{re.sub(r'[^a-z0-9]+', '-', training.lower()).strip('-')}-{slot}"
 
-    def _step(self, training: str, slot: str) -> int:
-        """The step of a snapshot, -1 where there is none that fits."""
+    def _about(self, training: str, slot: str) -> dict[str, Any]:
+        """What is known of a snapshot; nothing where there is none that is whole and of this key."""
         try:
-            saved = read_json(self._stem(training, slot).with_suffix(".json"))
-            return int(saved["step"]) if saved["key"] == self.key else -1
-        except (RunFolderError, OSError, KeyError, TypeError, ValueError):
-            return -1
+            about = read_json(self._stem(training, slot).with_suffix(".json"))
+        except (RunFolderError, OSError):
+            return {}
+        digest = about.pop("sha256", None)
+        return about if digest == sha256_json(about) and about["key"] == self.key else {}
+
+
+def _fits(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> bool:
+    """Whether a state can be loaded; one that is empty as yet takes any."""
+    return not own or {name: t.shape for name, t in own.items()} == {name: t.shape for name, t in saved.items()}
