@@ -28,11 +28,7 @@ def quick(problem: Problem) -> dict[str, Any]:
     return {
         "backbone": "resnet_small",
         "pretrain": _moco(problem, epochs=max(10, min(300, round(epochs * longer))), batch_size=batch),
-        "embed": {"cached_views": 8},
-        "graph_label": _graph_heads(n, c),
-        "self_label": _heads(n, c),
-        "select": {"max_neighbors": _max_neighbors(n, c)},
-        "scan": _scan(n, c),
+        **_clusterings(n, c),
         **_teachers(n, epochs=max(4, min(50, epochs / 6)), batch_size=32, unlabelled_ratio=3),
     }
 
@@ -44,11 +40,7 @@ def standard(problem: Problem) -> dict[str, Any]:
     return {
         "backbone": "resnet18",
         "pretrain": _moco(problem, epochs=epochs, batch_size=_power_of_two(n / 32, min(32, n), 512)),
-        "embed": {"cached_views": 8},
-        "graph_label": _graph_heads(n, c),
-        "self_label": _heads(n, c),
-        "select": {"max_neighbors": _max_neighbors(n, c)},
-        "scan": _scan(n, c),
+        **_clusterings(n, c),
         **_teachers(n, epochs=max(20, epochs // 6), batch_size=64, unlabelled_ratio=7),
     }
 
@@ -71,10 +63,9 @@ def paper(problem: Problem) -> dict[str, Any]:
             "neighbors": 1,
             "neighbor_share": 0.0,
         },
+        **_clusterings(n, c),
         "embed": {"cached_views": 40},
-        "graph_label": _graph_heads(n, c),
         "self_label": {**_heads(n, c), "passes": 5},
-        "select": {"max_neighbors": _max_neighbors(n, c)},
         "semi": {"steps": 2**20, "batch_size": 64},
         "scan": {**scan, "steps": 100 * n // scan["batch_size"], "learning_rate": 1e-4},
         "confident": {"steps": max(1, 200 * n // 128), "batch_size": 128, "learning_rate": 0.01},
@@ -94,6 +85,17 @@ def _moco(problem: Problem, *, epochs: int, batch_size: int) -> dict[str, Any]:
         "temperature": 0.5,
         "learning_rate": 0.06 * max(1.0, batch_size / 128),
         "weight_decay": 5e-4,
+    }
+
+
+def _clusterings(n: int, c: int) -> dict[str, Any]:
+    """Stage 2 of all methods, with what comes before and after it."""
+    return {
+        "embed": {"cached_views": 8},
+        "graph_label": _graph_heads(n, c),
+        "self_label": _heads(n, c),
+        "select": {"max_neighbors": _max_neighbors(n, c)},
+        "scan": _scan(n, c),
     }
 
 
