@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from spiceclust import pipeline
+from spiceclust import pipeline, prediction
 from spiceclust.config import Request, make_request
 from spiceclust.data.sources import open_source
 from spiceclust.errors import ConfigError, RunFolderError, SourceError
@@ -133,7 +133,7 @@ def test_clusters_csv_says_what_the_result_says(run: Path) -> None:
 
 
 def test_predict_on_the_training_images_gives_their_clusters_exactly(photos: Path, run: Path) -> None:
-    fitted, predicted = Result.load(run), pipeline.predict(run, open_source(photos))
+    fitted, predicted = Result.load(run), prediction.predict(run, open_source(photos))
     np.testing.assert_array_equal(predicted.labels, fitted.labels)
     np.testing.assert_array_equal(predicted.probabilities, fitted.probabilities)
 
@@ -142,13 +142,13 @@ def test_predict_on_some_images_gives_what_it_gives_on_all(photos: Path, run: Pa
     fitted = Result.load(run)
     place = {row.path: i for i, row in enumerate(fitted.rows)}
     some = sorted((photos / "été").iterdir())[3:8]
-    predicted = pipeline.predict(run, open_source(some))
+    predicted = prediction.predict(run, open_source(some))
     expected = [place[path.relative_to(photos).as_posix()] for path in some]
     np.testing.assert_array_equal(predicted.probabilities, fitted.probabilities[expected])
 
 
 def test_transform_is_unit_length_and_zero_where_nothing_could_be_read(photos: Path, run: Path) -> None:
-    lengths = np.linalg.norm(pipeline.transform(run, open_source(photos)), axis=1)
+    lengths = np.linalg.norm(prediction.transform(run, open_source(photos)), axis=1)
     np.testing.assert_allclose(lengths, Result.load(run).labels >= 0, atol=1e-5)
 
 
@@ -218,7 +218,7 @@ def scan_run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_scan_goes_through_all_stages_and_predicts_its_clusters(photos: Path, scan_run: Path) -> None:
-    fitted, predicted = Result.load(scan_run), pipeline.predict(scan_run, open_source(photos))
+    fitted, predicted = Result.load(scan_run), prediction.predict(scan_run, open_source(photos))
     np.testing.assert_array_equal(predicted.labels, fitted.labels)
     np.testing.assert_array_equal(predicted.probabilities, fitted.probabilities)
     assert len(rows_of(scan_run / "clusters.csv")) == 31
@@ -451,7 +451,7 @@ def test_predict_with_half_a_model_is_refused(missing: str, photos: Path, run: P
     shutil.copytree(run, half)
     (half / missing).unlink()
     with pytest.raises(RunFolderError, match="again to finish it"):
-        pipeline.predict(half, open_source(photos))
+        prediction.predict(half, open_source(photos))
 
 
 def test_a_model_of_another_version_or_shape_is_refused(photos: Path, run: Path, tmp_path: Path) -> None:
@@ -460,10 +460,10 @@ def test_a_model_of_another_version_or_shape_is_refused(photos: Path, run: Path,
     facts = json.loads((run / "model/config.json").read_text())
     (changed / "model/config.json").write_text(json.dumps({**facts, "format": 99}))
     with pytest.raises(RunFolderError, match="format 99, this version reads 1"):
-        pipeline.predict(changed, open_source(photos))
+        prediction.predict(changed, open_source(photos))
     (changed / "model/config.json").write_text(json.dumps({**facts, "n_clusters": 5}))
     with pytest.raises(RunFolderError, match="is damaged"):
-        pipeline.predict(changed, open_source(photos))
+        prediction.predict(changed, open_source(photos))
 
 
 def test_too_few_images_leave_no_folder_behind(photos: Path, tmp_path: Path) -> None:
@@ -498,7 +498,7 @@ def test_a_run_folder_inside_the_source_is_not_clustered(photos: Path, tmp_path:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 def test_fit_and_predict_on_a_gpu(photos: Path, tmp_path: Path) -> None:
     fitted = pipeline.fit(open_source(photos), request(), tmp_path / "run", device="cuda")
-    predicted = pipeline.predict(tmp_path / "run", open_source(photos), device="cuda")
+    predicted = prediction.predict(tmp_path / "run", open_source(photos), device="cuda")
     np.testing.assert_array_equal(predicted.labels, fitted.labels)
 
 
@@ -571,7 +571,7 @@ def test_the_larger_presets_run(preset: str, photos: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet34", "wrn28_2"])
 def test_every_backbone_goes_through_all_stages_and_predict(backbone: str, photos: Path, tmp_path: Path) -> None:
     fitted = pipeline.fit(open_source(photos), request({**TINY, "backbone": backbone}), tmp_path / "run")
-    np.testing.assert_array_equal(pipeline.predict(tmp_path / "run", open_source(photos)).labels, fitted.labels)
+    np.testing.assert_array_equal(prediction.predict(tmp_path / "run", open_source(photos)).labels, fitted.labels)
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -101,11 +101,11 @@ def predict(
     from spiceclust.outputs.table import check_table_path, write_table
 
     check_table_path(out)
-    from spiceclust import pipeline
+    from spiceclust import prediction
     from spiceclust.data.sources import open_source
     from spiceclust.progress import for_stderr
 
-    result = pipeline.predict(run, open_source(source, exclude=run), device=device, progress=for_stderr())
+    result = prediction.predict(run, open_source(source, exclude=run), device=device, progress=for_stderr())
     write_table(out, result)
     unread = [row for row in result.rows if row.status == "quarantined"]
     for row in unread:

@@ -16,7 +16,7 @@ from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_random_state
 
-from spiceclust import pipeline
+from spiceclust import pipeline, prediction
 from spiceclust.config import Request, make_request
 from spiceclust.data.sources import open_source
 from spiceclust.errors import RunFolderError
@@ -131,7 +131,7 @@ class Spice(ClusterMixin, BaseEstimator):  # type: ignore[misc]
 
     def transform(self, X: ImagesLike) -> NDArray[np.float32]:
         """L2-normalised embeddings: (n, D) float32, zeros where an image cannot be read. `X` as in `fit`."""
-        return pipeline.transform(self._run_folder(), open_source(X), device=self.device)
+        return prediction.transform(self._run_folder(), open_source(X), device=self.device)
 
     def save(self, folder: str | Path) -> None:
         """Copies the run folder to `folder`, which must be new or empty; `contact_sheet` draws what the command adds.
@@ -171,7 +171,7 @@ class Spice(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         self.paths_ = [row.path for row in result.rows]
 
     def _apply(self, X: ImagesLike) -> Result:
-        return pipeline.predict(self._run_folder(), open_source(X), device=self.device)
+        return prediction.predict(self._run_folder(), open_source(X), device=self.device)
 
     def _run_folder(self) -> Path:
         if not hasattr(self, "_home"):

@@ -9,16 +9,12 @@ import copy
 import platform
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from importlib.metadata import version
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from spiceclust.config import Facts, FitConfig, Request, image_size, resolve
 from spiceclust.data.domain import DomainChoice, choose_domain
@@ -26,31 +22,21 @@ from spiceclust.data.images import Images, load
 from spiceclust.data.sources import Source
 from spiceclust.data.views import Views
 from spiceclust.errors import RunFolderError
-from spiceclust.files import DAMAGED, read_json, sha256_json, write_json
+from spiceclust.files import read_json, sha256_json, write_json
 from spiceclust.manifest import write_manifest
-from spiceclust.models.encoders import Encoder, build_encoder
+from spiceclust.models.encoders import Encoder
 from spiceclust.models.heads import Classifier, build_head
-from spiceclust.progress import Progress, Silent, clock
+from spiceclust.progress import Progress, clock
 from spiceclust.result import Result
 from spiceclust.run_folder import look_at, make_writable, refuse_differences
+from spiceclust.shipped import VERSION, result_of, save_model
 from spiceclust.stages import calibrate, confident, embed, graph_label, guard, pretrain, scan, select, self_label, semi
-from spiceclust.training.checkpoint import (
-    Artefact,
-    bundle,
-    load_tensors,
-    part,
-    run_stage,
-    save_tensors,
-    unbundle,
-)
-from spiceclust.training.context import Context, open_context, open_device
+from spiceclust.training.checkpoint import Artefact, bundle, part, run_stage, unbundle
+from spiceclust.training.context import Context, open_context
 from spiceclust.training.features import Features, features_of
 from spiceclust.training.head_choice import finalists
-from spiceclust.training.inference import classify
 from spiceclust.training.snapshots import Snapshots
 
-MODEL_FORMAT: Final = 1
-VERSION: Final = version("spiceclust")
 EARLY = ("n_clusters", "seed", "preset", "encoder")  # fields that are known before an image is read
 PRETRAIN_FIELDS: Final = ["encoder", "backbone", "views", "image_size", "channels", "seed", "pretrain"]
 EMBED_FIELDS: Final = ["embed", "select"]
@@ -134,94 +120,6 @@ def fit(
     return run.execute(pixels.to(context.device))
 
 
-def predict(folder: Path, source: Source, *, device: str = "auto", progress: Progress | None = None) -> Result:
-    """Clusters new images with a finished run's model.
-
-    Args:
-        folder: the run folder, of which only `model/` is read.
-        source: the images.
-        device: where to compute.
-        progress: where to tell what is done.
-
-    Returns:
-        A Result of the new images; `reliable` is False throughout, since it is a statement about the images fitted.
-
-    Raises:
-        RunFolderError: no model there, or it is damaged.
-        SourceError: no readable images.
-    """
-    model = load_model(folder, open_device(device))
-    images = load(source, model.image_size, model.channels, progress or Silent())
-    probabilities, embeddings = model.classify(torch.from_numpy(images.pixels))
-    return _result(images, probabilities, embeddings, None, {}, {})
-
-
-def transform(folder: Path, source: Source, *, device: str = "auto") -> NDArray[np.float32]:
-    """Embeds images with a finished run's model: (n, D) float32, L2-normalised, zeros where an image cannot be read."""
-    model = load_model(folder, open_device(device))
-    images = load(source, model.image_size, model.channels, Silent())
-    _, embeddings = model.classify(torch.from_numpy(images.pixels))
-    return _spread(images, embeddings, 0)
-
-
-@dataclass(frozen=True)
-class Model:
-    """What a run ships: a classifier, and how images must be prepared for it."""
-
-    classifier: Classifier
-    image_size: int
-    channels: Literal[1, 3]
-    device: torch.device
-
-    def classify(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, channels, S, S) uint8 to probabilities (N, C) and embeddings (N, D), float32."""
-        return classify(self.classifier, pixels, self.device)
-
-
-def save_model(folder: Path, classifier: Classifier, config: FitConfig) -> None:
-    """Writes `model/`: config.json and model.safetensors."""
-    target = folder / "model"
-    target.mkdir(exist_ok=True)
-    save_tensors(target / "model.safetensors", classifier.state_dict())
-    write_json(
-        target / "config.json",
-        {
-            "format": MODEL_FORMAT,
-            "spiceclust": VERSION,
-            "backbone": config.backbone,
-            "image_size": config.image_size,
-            "channels": config.channels,
-            "n_clusters": config.n_clusters,
-        },
-    )
-
-
-def load_model(folder: Path, device: torch.device) -> Model:
-    """Reads `model/` of a run folder.
-
-    Raises:
-        RunFolderError: not there, damaged, or written by a newer version.
-    """
-    if not (folder / "model" / "config.json").exists():
-        raise RunFolderError(f"{folder} has no finished model: give its `spiceclust fit` command again to finish it")
-    facts = read_json(folder / "model" / "config.json")
-    if facts.get("format") != MODEL_FORMAT:
-        raise RunFolderError(
-            f"{folder / 'model'} has format {facts.get('format')}, this version reads {MODEL_FORMAT}: update spiceclust"
-        )
-    tensors = load_tensors(folder / "model" / "model.safetensors", device)
-    try:
-        channels: Literal[1, 3] = 3 if facts["channels"] == 3 else 1
-        size = int(facts["image_size"])
-        encoder = build_encoder(facts["backbone"], channels, size, [0.0] * channels, [1.0] * channels, seed=0)
-        classifier = Classifier(encoder, build_head(encoder.n_features, int(facts["n_clusters"])))
-        classifier.load_state_dict(tensors)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise RunFolderError(f"{folder / 'model'} is damaged ({reason}): {DAMAGED}") from None
-    return Model(classifier.to(device), size, channels, device)
-
-
 class _Run:
     """One pass through the stages: which folder, which key, how long, what was found."""
 
@@ -301,7 +199,7 @@ class _Run:
         self.record["clustering"] = clustering
         self.record["state"] = "done"
         self.record["shipped"] = shipped
-        result = _result(
+        result = result_of(
             self.images,
             probabilities,
             calibrated.tensors["embeddings"],
@@ -379,36 +277,6 @@ def _say_start(images: Images, config: FitConfig, views: str, context: Context) 
     )
     say(f"{config.n_clusters} clusters, {config.image_size} px, {config.channels} channels, {config.backbone}")
     say(f"views: {config.views}, {views}")
-
-
-def _result(
-    images: Images,
-    probabilities: Tensor,
-    embeddings: Tensor,
-    reliable: Tensor | None,
-    record: dict[str, Any],
-    metrics: dict[str, Any],
-) -> Result:
-    """Spreads the N distinct images over the n rows of the manifest."""
-    labels = probabilities.argmax(dim=1)
-    members = F.one_hot(labels, probabilities.shape[1]).float()
-    centres = F.normalize(members.T @ embeddings, dim=1)
-    typicality = (embeddings * centres[labels]).sum(dim=1)
-    return Result(
-        rows=images.rows,
-        labels=_spread(images, labels, -1),
-        probabilities=_spread(images, probabilities, 0),
-        reliable=_spread(images, torch.zeros_like(labels).bool() if reliable is None else reliable, False),
-        typicality=_spread(images, typicality, 0),
-        run=record,
-        metrics=metrics,
-    )
-
-
-def _spread(images: Images, values: Tensor, missing: float) -> NDArray[Any]:
-    rows: NDArray[Any] = values.cpu().numpy()[np.maximum(images.index, 0)]
-    rows[images.index < 0] = missing
-    return rows
 
 
 def _without_loss(facts: dict[str, Any]) -> dict[str, Any]:
