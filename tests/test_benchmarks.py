@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import accuracy
+import end_to_end
 import gpu_cifar
 import neighbors
 import numpy as np
@@ -183,6 +184,23 @@ def test_start_up_is_measured_for_every_command(tmp_path: Path) -> None:
     seconds = json.loads((tmp_path / "startup.json").read_text())["seconds"]
     assert seconds.keys() == startup.COMMANDS.keys()
     assert all(len(values) == 1 and values[0] > 0 for values in seconds.values())
+
+
+def test_a_whole_run_is_timed_by_stage_beside_another_checkout_s(benchmark: Path) -> None:
+    root = str(Path(__file__).parents[1])
+    given = ["--data", str(benchmark), "--config", str(benchmark / "tiny.json"), "--out", str(benchmark / "results")]
+    end_to_end.main([*given, "--set", "shapes", "--repeats", "1", "--against", root])
+    runs = json.loads((benchmark / "results/end_to_end-shapes.json").read_text())["runs"]
+    assert list(runs) == ["before", "now"]
+    (now,), (before,) = runs["now"], runs["before"]
+    stages = [name for name in now if name[0].isdigit()]
+    assert len(stages) == 5
+    assert sum(now[name] for name in (*stages, end_to_end.REST)) == pytest.approx(now["whole"])
+    assert now["accuracy"] == before["accuracy"] > 0.3
+    text = (benchmark / "results/end_to_end-shapes.md").read_text()
+    assert "| | before | now | ratio |" in text
+    assert " % aten::" in text
+    assert str(benchmark) not in text
 
 
 def test_self_labelling_is_measured_on_cached_and_fresh_views(benchmark: Path) -> None:

@@ -19,6 +19,7 @@ from spiceclust.manifest import read_manifest
 from spiceclust.result import Result
 from spiceclust.training import snapshots
 from spiceclust.training.checkpoint import Artefact, load_tensors
+from spiceclust.training.pixels import HostPixels
 from spiceclust.training.snapshots import Snapshots
 from synthetic import shapes
 
@@ -118,6 +119,18 @@ def test_the_run_folder_is_complete_and_says_what_was_done(run: Path) -> None:
     assert record["clustering"] == max(together, key=together.get)
     assert record["shipped"] == metrics["guard"][record["clustering"]]["shipped"]
     assert not list(run.rglob("*.pkl")) + list(run.rglob("*.pt"))
+
+
+def test_images_that_stay_in_host_memory_change_no_byte(
+    photos: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spiceclust.pipeline.place", HostPixels)
+    pipeline.fit(open_source(photos), request(), tmp_path / "run")
+    for stage in STAGES:
+        assert (tmp_path / "run" / stage / "tensors.safetensors").read_bytes() == (
+            run / stage / "tensors.safetensors"
+        ).read_bytes()
+    assert (tmp_path / "run" / "clusters.csv").read_bytes() == (run / "clusters.csv").read_bytes()
 
 
 def test_clusters_csv_says_what_the_result_says(run: Path) -> None:

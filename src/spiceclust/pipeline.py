@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
 
 from spiceclust.config import Facts, FitConfig, Request, image_size, resolve
 from spiceclust.data.domain import DomainChoice, choose_domain
@@ -35,6 +34,7 @@ from spiceclust.training.checkpoint import Artefact, bundle, part, run_stage, un
 from spiceclust.training.context import Context, open_context
 from spiceclust.training.features import Features, features_of
 from spiceclust.training.head_choice import finalists
+from spiceclust.training.pixels import Pixels, place
 from spiceclust.training.snapshots import Snapshots
 
 EARLY = ("n_clusters", "seed", "preset", "encoder")  # fields that are known before an image is read
@@ -51,7 +51,7 @@ class _Clustering(Protocol):
 
 class _Retraining(Protocol):
     def run(
-        self, images: Tensor, classifier: Classifier, selected: Artefact, config: FitConfig, context: Context
+        self, images: Pixels, classifier: Classifier, selected: Artefact, config: FitConfig, context: Context
     ) -> Artefact: ...
 
 
@@ -117,7 +117,7 @@ def fit(
     make_writable(folder)
     write_json(folder / "run.json", run.record)  # first: it is what makes the folder a run
     write_manifest(folder, images.rows)
-    return run.execute(pixels.to(context.device))
+    return run.execute(place(pixels, context.device))
 
 
 class _Run:
@@ -138,7 +138,7 @@ class _Run:
             "seconds": {},
         }
 
-    def execute(self, pixels: Tensor) -> Result:
+    def execute(self, pixels: Pixels) -> Result:
         """Runs every stage on (N, channels, S, S) uint8 pixels, writes the results, and returns them."""
         config, context = self.config, self.context
         method = METHODS[config.method]
@@ -212,7 +212,7 @@ class _Run:
         return result
 
     def _cluster(
-        self, method: _Method, embedded: Artefact, pixels: Tensor, encoder: Encoder, context: Context
+        self, method: _Method, embedded: Artefact, pixels: Pixels, encoder: Encoder, context: Context
     ) -> Artefact:
         """Clusters in every way of the method, and bundles what is worth carrying on."""
         config = self.config

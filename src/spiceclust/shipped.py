@@ -25,6 +25,7 @@ from spiceclust.models.heads import Classifier, build_head
 from spiceclust.result import Result
 from spiceclust.training.checkpoint import load_tensors, save_tensors
 from spiceclust.training.inference import classify
+from spiceclust.training.pixels import Pixels
 
 MODEL_FORMAT: Final = 1
 VERSION: Final = version("spiceclust")
@@ -39,7 +40,7 @@ class Model:
     channels: Literal[1, 3]
     device: torch.device
 
-    def classify(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def classify(self, pixels: Pixels) -> tuple[Tensor, Tensor]:
         """(N, channels, S, S) uint8 to probabilities (N, C) and embeddings (N, D), float32."""
         return classify(self.classifier, pixels, self.device)
 

@@ -17,10 +17,11 @@ from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import Context
 from spiceclust.training.head_choice import SCORING_NEIGHBORS
 from spiceclust.training.inference import classify
+from spiceclust.training.pixels import Pixels
 
 
 def run(
-    images: Tensor, shipped: Classifier, opinions: Tensor, neighbors: Tensor, config: FitConfig, context: Context
+    images: Pixels, shipped: Classifier, opinions: Tensor, neighbors: Tensor, config: FitConfig, context: Context
 ) -> Artefact:
     """Fits the temperature and puts it into the head's last layer, so that predict need not know of it.
 

@@ -6,7 +6,7 @@ of SPICE-Semi, so that the two methods differ in what teaches. N images, C clust
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 from spiceclust.config import FitConfig
 from spiceclust.data.views import Views
@@ -15,10 +15,12 @@ from spiceclust.models.heads import Classifier
 from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import Context
 from spiceclust.training.loop import Order
+from spiceclust.training.movement import Movement
+from spiceclust.training.pixels import Pixels
 from spiceclust.training.teacher import train_with_teacher
 
 
-def run(images: Tensor, classifier: Classifier, selected: Artefact, config: FitConfig, context: Context) -> Artefact:
+def run(images: Pixels, classifier: Classifier, selected: Artefact, config: FitConfig, context: Context) -> Artefact:
     """Trains encoder and head together.
 
     Args:
@@ -29,18 +31,23 @@ def run(images: Tensor, classifier: Classifier, selected: Artefact, config: FitC
         context: seed, device, progress.
 
     Returns:
-        The averaged classifier's state dict; facts: the loss curve and the share of images that taught.
+        The averaged classifier's state dict; facts: the steps taken, the loss curve and the share of images
+        that taught.
     """
     settings = config.confident
     views = Views(config.views)
-    order = Order(len(images), settings.batch_size, "confident", context)
+    order = Order(len(images), settings.batch_size, "confident", context, images)
+
+    movement = Movement(len(images), len(images) // order.size, context.device)
 
     def step(student: nn.Module, teacher: nn.Module, number: int) -> ConfidentLoss:
         draws = context.generator("confident", number)
-        batch = images[order.batch(number)]
+        numbers = order.batch(number)
+        batch = images[numbers]
         taught, seen = views.weak(batch, draws), views.strong(batch, draws)
         with context.autocast():
             weak, strong = teacher(taught), student(seen)
+        movement.note(numbers, weak.argmax(dim=1))
         return confident_loss(weak, strong, settings.threshold, settings.floor)
 
-    return train_with_teacher(classifier, step, settings, "5 confident (SCAN)", context)
+    return train_with_teacher(classifier, step, settings, movement, "5 confident (SCAN)", context)

@@ -15,9 +15,10 @@ from spiceclust.models.encoders import Encoder
 from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import Context
 from spiceclust.training.inference import embed_images
+from spiceclust.training.pixels import Pixels
 
 
-def run(images: Tensor, encoder: Encoder, config: FitConfig, context: Context) -> Artefact:
+def run(images: Pixels, encoder: Encoder, config: FitConfig, context: Context) -> Artefact:
     """Embeds the images.
 
     Args:

@@ -57,7 +57,7 @@ def run(features: Features, config: FitConfig, context: Context) -> Artefact:
     curve = train(
         step,
         steps=settings.steps,
-        optimizer=torch.optim.Adam(heads.parameters(), lr=settings.learning_rate),
+        optimizer=torch.optim.Adam(heads.parameters(), lr=settings.learning_rate, fused=plain.is_cuda),
         rate=lambda number: cosine(number, settings.steps, 0),
         state={"heads": heads, "partitions": Kept(partitions=partitions)},
         name="3 self-label (graph)",

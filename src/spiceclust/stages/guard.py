@@ -20,12 +20,13 @@ from spiceclust.models.heads import Classifier
 from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import Context
 from spiceclust.training.inference import classify
+from spiceclust.training.pixels import Pixels
 
 MARGIN = 0.1  # for a stage 2 that learned from the neighbours that judge; in units of the score (docs/log.md)
 
 
 def run(
-    images: Tensor,
+    images: Pixels,
     first: Classifier,
     second: Classifier,
     neighbors: Tensor,

@@ -25,12 +25,13 @@ from spiceclust.training.context import Context
 from spiceclust.training.inference import embed_images
 from spiceclust.training.loop import Order, cosine, train
 from spiceclust.training.partners import Partners
+from spiceclust.training.pixels import Pixels
 from spiceclust.training.snapshots import Kept
 
 REFRESHES = 10  # the neighbours hold for a tenth of the training, then they are sought anew
 
 
-def run(images: Tensor, config: FitConfig, context: Context) -> Artefact:
+def run(images: Pixels, config: FitConfig, context: Context) -> Artefact:
     """Trains the encoder so that two views of one image lie close and views of other images far.
 
     Args:
@@ -51,7 +52,7 @@ def run(images: Tensor, config: FitConfig, context: Context) -> Artefact:
     generator = context.generator("pretrain", "queue")
     queue = torch.randn((settings.queue_size, settings.projection_dim), device=context.device, generator=generator)
     queue = F.normalize(queue, dim=1)
-    order = Order(len(images), settings.batch_size, "pretrain", context)
+    order = Order(len(images), settings.batch_size, "pretrain", context, images)
     steps = max(1, settings.epochs * len(images) // settings.batch_size)
     key_encoder: Encoder = key_model.average[0]  # type: ignore[index]
 
@@ -68,7 +69,8 @@ def run(images: Tensor, config: FitConfig, context: Context) -> Artefact:
         rows = order.batch(number)
         draws = context.generator("pretrain", "views", number)
         others = partners.of(rows, number, draws)
-        one, other = views.contrastive(images[rows], draws), views.contrastive(images[others], draws)
+        own = images[rows]
+        one, other = (views.contrastive(own if which is rows else images[which], draws) for which in (rows, others))
         with context.autocast():
             queries, keys = query_model(one), key_model(other)
         queries, keys = F.normalize(queries.float(), dim=1), F.normalize(keys.float(), dim=1)
@@ -94,7 +96,7 @@ def run(images: Tensor, config: FitConfig, context: Context) -> Artefact:
     return Artefact(key_encoder.state_dict(), {"steps": steps, "loss": curve})
 
 
-def new_encoder(images: Tensor, config: FitConfig, context: Context) -> Encoder:
+def new_encoder(images: Pixels, config: FitConfig, context: Context) -> Encoder:
     """An untrained encoder with the pixel statistics of `images`; a later stage loads trained weights into it."""
     sample = images[:: max(1, len(images) // 2000)].float() / 255
     mean = sample.mean(dim=(0, 2, 3))

@@ -54,7 +54,7 @@ def run(features: Features, config: FitConfig, context: Context) -> Artefact:
     curve = train(
         step,
         steps=settings.steps,
-        optimizer=torch.optim.Adam(heads.parameters(), lr=settings.learning_rate),
+        optimizer=torch.optim.Adam(heads.parameters(), lr=settings.learning_rate, fused=plain.is_cuda),
         rate=lambda number: 1.0,
         state={"heads": heads},
         name="3 cluster (SCAN)",

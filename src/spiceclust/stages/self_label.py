@@ -67,7 +67,7 @@ def run(features: Features, config: FitConfig, context: Context) -> Artefact:
     curve = train(
         step,
         steps=settings.rounds * per_round,
-        optimizer=torch.optim.Adam(heads.parameters(), lr=settings.learning_rate),
+        optimizer=torch.optim.Adam(heads.parameters(), lr=settings.learning_rate, fused=plain.is_cuda),
         rate=lambda number: 1.0,
         state={"heads": heads, "round": Kept(assigned=assigned)},
         name="3 self-label (SPICE)",

@@ -16,10 +16,12 @@ from spiceclust.models.heads import Classifier
 from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import Context
 from spiceclust.training.loop import Order
+from spiceclust.training.movement import Movement
+from spiceclust.training.pixels import Pixels
 from spiceclust.training.teacher import train_with_teacher
 
 
-def run(images: Tensor, classifier: Classifier, selected: Artefact, config: FitConfig, context: Context) -> Artefact:
+def run(images: Pixels, classifier: Classifier, selected: Artefact, config: FitConfig, context: Context) -> Artefact:
     """Trains encoder and head together.
 
     Args:
@@ -30,26 +32,31 @@ def run(images: Tensor, classifier: Classifier, selected: Artefact, config: FitC
         context: seed, device, progress.
 
     Returns:
-        The averaged classifier's state dict; facts: the loss curve and the share of unlabelled images that taught.
+        The averaged classifier's state dict; facts: the steps taken, the loss curve and the share of unlabelled images
+        that taught.
     """
     settings = config.semi
     views = Views(config.views)
     labels = selected.tensors["labels"]
     sampler = _BalancedSampler(labels, selected.tensors["reliable"].bool())
-    unlabelled = Order(len(images), settings.batch_size * settings.unlabelled_ratio, "semi", context)
+    unlabelled = Order(len(images), settings.batch_size * settings.unlabelled_ratio, "semi", context, images)
+
+    movement = Movement(len(images), len(images) // unlabelled.size, context.device)
 
     def step(student: nn.Module, teacher: nn.Module, number: int) -> FixMatchLoss:
         draws = context.generator("semi", number)
         rows = sampler.draw(settings.batch_size, draws)
-        others = images[unlabelled.batch(number)]
+        numbers = unlabelled.batch(number)
+        others = images[numbers]
         taught = views.weak(others, draws)
         seen = torch.cat([views.weak(images[rows], draws), views.strong(others, draws)])
         with context.autocast():
             weak = teacher(taught)
             labelled, strong = student(seen).split([len(rows), len(others)])
+        movement.note(numbers, weak.argmax(dim=1))
         return fixmatch_loss(labelled, labels[rows], weak, strong, settings.threshold, settings.unlabelled_weight)
 
-    return train_with_teacher(classifier, step, settings, "5 semi (FixMatch)", context)
+    return train_with_teacher(classifier, step, settings, movement, "5 semi (FixMatch)", context)
 
 
 class _BalancedSampler:

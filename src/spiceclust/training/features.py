@@ -17,6 +17,7 @@ from spiceclust.models.encoders import Encoder
 from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import Context
 from spiceclust.training.inference import embed_images
+from spiceclust.training.pixels import Pixels
 
 
 class Features(Protocol):
@@ -73,7 +74,7 @@ class FreshFeatures:
 
     views = 2**31 - 1
 
-    def __init__(self, embedded: Artefact, images: Tensor, encoder: Encoder, views: Views, context: Context) -> None:
+    def __init__(self, embedded: Artefact, images: Pixels, encoder: Encoder, views: Views, context: Context) -> None:
         self.plain, self.neighbors = embedded.tensors["plain"], embedded.tensors["neighbors"]
         self.images, self.encoder, self.context, self._views = images, encoder.eval(), context, views
 
@@ -95,7 +96,7 @@ class FreshFeatures:
         return embed_images(self.encoder, self.images[different], seen, self.context)[places].clone()
 
 
-def features_of(embedded: Artefact, images: Tensor, encoder: Encoder, views: Views, context: Context) -> Features:
+def features_of(embedded: Artefact, images: Pixels, encoder: Encoder, views: Views, context: Context) -> Features:
     """The views that the embed stage kept, or fresh ones where it kept none."""
     if "weak" in embedded.tensors:
         return CachedFeatures(embedded)

@@ -14,13 +14,14 @@ from torch.nn import functional as F
 from spiceclust.models.encoders import Encoder
 from spiceclust.models.heads import Classifier
 from spiceclust.training.context import Context
+from spiceclust.training.pixels import Pixels
 
 BATCH = 256
 
 
 @torch.inference_mode()
 def apply_batched(
-    function: Callable[[Tensor, int], Tensor], images: Tensor, device: torch.device, batch: int = BATCH
+    function: Callable[[Tensor, int], Tensor], images: Pixels, device: torch.device, batch: int = BATCH
 ) -> Tensor:
     """Applies `function` to all images, in batches of one size.
 
@@ -46,7 +47,7 @@ def apply_batched(
     return torch.cat(outputs)
 
 
-def embed_images(encoder: Encoder, images: Tensor, seen: Callable[[Tensor, int], Tensor], context: Context) -> Tensor:
+def embed_images(encoder: Encoder, images: Pixels, seen: Callable[[Tensor, int], Tensor], context: Context) -> Tensor:
     """(N, D) float32: L2-normalised features, in the precision of training.
 
     Args:
@@ -64,7 +65,7 @@ def embed_images(encoder: Encoder, images: Tensor, seen: Callable[[Tensor, int],
     return apply_batched(features, images, context.device)
 
 
-def classify(classifier: Classifier, images: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+def classify(classifier: Classifier, images: Pixels, device: torch.device) -> tuple[Tensor, Tensor]:
     """The one way in which images become clusters, used by fit and predict alike, always in float32.
 
     Args:

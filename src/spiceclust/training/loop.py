@@ -13,6 +13,7 @@ from torch import Tensor
 
 from spiceclust.errors import TrainingError
 from spiceclust.training.context import Context
+from spiceclust.training.pixels import HostPixels, Pixels
 from spiceclust.training.snapshots import Kept, OptimizerState, Stateful
 
 CURVE_POINTS = 200  # values kept of a loss curve, however long the training
@@ -27,6 +28,7 @@ def train(
     state: Mapping[str, Stateful],
     name: str,
     context: Context,
+    over: Callable[[int], bool] = lambda number: False,
 ) -> list[float]:
     """Runs `steps` optimiser steps, or those that are left where a snapshot was kept.
 
@@ -40,6 +42,7 @@ def train(
         state: everything else that a step changes, by name.
         name: shown beside the progress.
         context: for progress and snapshots.
+        over: asked after each step, by its number, whether the training may end before its time.
 
     Returns:
         The loss curve: means over equal stretches of steps, at most 200 values.
@@ -72,9 +75,13 @@ def train(
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             pending[place] = loss.detach()
-            if place == stretch - 1 or number == steps - 1:
+            ended = over(number)
+            if place == stretch - 1 or number == steps - 1 or ended:
                 curve.append(_mean_loss(pending[: place + 1], name, number))
                 task.advance(number + 1 - max(first, number - place), f"loss {curve[-1]:.3f}")
+            if ended:
+                context.progress.say(f"{name}: over after {number + 1} of {steps} steps")
+                break
     return curve
 
 
@@ -92,14 +99,29 @@ class Order:
     """The batches in which images come: permutations of all N after one another, cut every B.
 
     Every image comes once before any comes again. The order depends on the seed and `name` alone.
+
+    Args:
+        n: N.
+        size: B.
+        name: of the training.
+        context: for the seed.
+        pixels: the images themselves; where they lie in host memory, they are told of each batch one step ahead.
     """
 
-    def __init__(self, n: int, size: int, name: str, context: Context) -> None:
-        self.n, self.size, self.name, self.context = n, size, name, context
+    def __init__(self, n: int, size: int, name: str, context: Context, pixels: Pixels | None = None) -> None:
+        self.n, self.size, self.name, self.context, self.pixels = n, size, name, context, pixels
         self._epochs: dict[int, Tensor] = {}  # those that the last batch touched
+        self._next: tuple[int, Tensor] | None = None  # announced to the pixels
 
     def batch(self, number: int) -> Tensor:
         """(B,) int64 image numbers of batch `number`, from 0 on; quick for those that follow one another."""
+        rows = self._next[1] if self._next and self._next[0] == number else self._rows(number)
+        if isinstance(self.pixels, HostPixels):
+            self._next = number + 1, self._rows(number + 1)
+            self.pixels.expect(self._next[1])
+        return rows
+
+    def _rows(self, number: int) -> Tensor:
         start, stop = number * self.size, (number + 1) * self.size
         touched = range(start // self.n, -(-stop // self.n))
         self._epochs = {

@@ -18,6 +18,7 @@ from spiceclust.models.momentum import MomentumModel
 from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import Context
 from spiceclust.training.loop import train
+from spiceclust.training.movement import Movement
 from spiceclust.training.snapshots import Kept
 
 
@@ -25,6 +26,7 @@ def train_with_teacher(
     classifier: Classifier,
     step: Callable[[nn.Module, nn.Module, int], tuple[Tensor, Tensor]],
     settings: TeacherConfig,
+    movement: Movement,
     name: str,
     context: Context,
 ) -> Artefact:
@@ -34,15 +36,17 @@ def train_with_teacher(
         classifier: where to start; it stays as it is.
         step: given student, teacher and the number of the step, returns the scalar loss and the share of images used.
         settings: steps, learning rate, weight decay, momentum of the average.
+        movement: what `step` notes predictions in; when they have stopped moving, the training is over.
         name: shown beside the progress.
         context: for progress.
 
     Returns:
-        The averaged classifier's state dict; facts: the loss curve and the share of images used in the last tenth.
+        The averaged classifier's state dict; facts: the steps taken, the loss curve, the share of images used in the
+        last tenth.
     """
     student = copy.deepcopy(classifier).train()
     teacher = MomentumModel(student, settings.ema)
-    used = torch.zeros(settings.steps, device=context.device)
+    used = torch.full((settings.steps,), -1.0, device=context.device)  # share by step, -1 before it is taken
 
     def taught(number: int) -> Tensor:
         if number:
@@ -64,9 +68,11 @@ def train_with_teacher(
             fused=True,
         ),
         rate=lambda number: fixmatch_schedule(number, settings.steps),
-        state={"student": student, "teacher": teacher, "used": Kept(used=used)},
+        state={"student": student, "teacher": teacher, "used": Kept(used=used), "movement": movement},
         name=name,
         context=context,
+        over=movement.over,
     )
-    share = float(used[-max(1, len(used) // 10) :].mean())
-    return Artefact(teacher.average.state_dict(), {"loss": curve, "used": share})
+    steps = int((used >= 0).sum())
+    share = float(used[:steps][-max(1, steps // 10) :].mean())
+    return Artefact(teacher.average.state_dict(), {"steps": steps, "loss": curve, "used": share})
