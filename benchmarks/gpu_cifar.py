@@ -156,6 +156,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--config", type=Path, help="JSON file with further overrides")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--compile", action="store_true", help="torch.compile; heads as CUDA graphs")
     parser.add_argument("--version", default="", help="of the code, where it lies outside git")
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks/gpu"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
@@ -193,7 +194,9 @@ def main(words: list[str] | None = None) -> None:
 
     watch = Watch(options.minutes, options.batch_size, look, options.looks)
     try:
-        result = pipeline.fit(open_source(images), request, folder, device=options.device, progress=watch)
+        result = pipeline.fit(
+            open_source(images), request, folder, device=options.device, progress=watch, compile=options.compile
+        )
     except Deadline:
         print(f"the {options.minutes} minutes are over: give the same command again", flush=True)
         return
@@ -229,6 +232,7 @@ def command(options: argparse.Namespace) -> str:
     for name in ("set", "epochs", "batch_size", "images", "looks", "method", "seed", "device"):
         value = getattr(options, name)
         words += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
+    words += ["--compile"] if options.compile else []
     return shlex.join([*words, *(["--config", options.config.name] if options.config else [])])
 
 

@@ -60,6 +60,9 @@ def fit(
     seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = 0,
     device: DeviceOption = "auto",
     config: Annotated[Path | None, typer.Option(help="JSON file whose fields override the preset's.")] = None,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Compile the networks first, which long trainings on a GPU get back.")
+    ] = False,
 ) -> None:
     """Cluster the images of SOURCE into the run folder OUT."""
     from spiceclust.config import make_request
@@ -80,7 +83,7 @@ def fit(
     from spiceclust.progress import for_stderr
 
     images = open_source(source, exclude=out)
-    result = pipeline.fit(images, request, out, device=device, progress=for_stderr())
+    result = pipeline.fit(images, request, out, device=device, progress=for_stderr(), compile=compile)
     write_contact_sheet(out / "contact_sheet.png", result, images.picture)
     clustered = int((result.labels >= 0).sum())
     empty = result.n_clusters - len(set(result.labels[result.labels >= 0].tolist()))

@@ -79,7 +79,13 @@ METHODS: Final = {
 
 
 def fit(
-    source: Source, request: Request, folder: Path, *, device: str = "auto", progress: Progress | None = None
+    source: Source,
+    request: Request,
+    folder: Path,
+    *,
+    device: str = "auto",
+    progress: Progress | None = None,
+    compile: bool = False,
 ) -> Result:
     """Runs all stages from images to clusters, or goes on where an earlier call with the same config stopped.
 
@@ -89,6 +95,7 @@ def fit(
         folder: the run folder; made when it is not there.
         device: `auto`, `cpu`, `cuda`, ...
         progress: where to tell what is done; silent by default.
+        compile: whether networks go through torch.compile.
 
     Raises:
         ConfigError: something in the request cannot be.
@@ -99,7 +106,7 @@ def fit(
     earlier = look_at(folder, SHARED)
     early = {field: getattr(request, field) for field in EARLY}
     refuse_differences(folder, earlier, {**early, **request.overrides})
-    context = open_context(request.seed, device, progress)
+    context = open_context(request.seed, device, progress, compile=compile)
 
     native = source.native_size()
     images = load(source, image_size(request, native), None, context.progress)
@@ -134,6 +141,8 @@ class _Run:
             "images": images.fingerprint,
             "device": str(context.device),
             "bf16": context.bf16,
+            "compile": context.compile,
+            "threads": torch.get_num_threads(),
             "versions": {"spiceclust": VERSION, "torch": torch.__version__, "python": platform.python_version()},
             "seconds": {},
         }

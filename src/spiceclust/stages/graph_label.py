@@ -43,6 +43,7 @@ def run(features: Features, config: FitConfig, context: Context) -> Artefact:
     partitions = _partitions(plain, neighbors, config, context)
     heads = ClusterHeads(settings.heads, plain.shape[1], config.n_clusters, context.number("graph", "heads"))
     heads = heads.to(context.device)
+    learning = context.compiled(heads, "reduce-overhead")
     order = Order(len(plain), settings.batch_size, "graph", context)
 
     def step(number: int) -> Tensor:
@@ -50,7 +51,7 @@ def run(features: Features, config: FitConfig, context: Context) -> Artefact:
         rows = order.batch(number)
         around = torch.cat([rows.unsqueeze(1), neighbors[rows, :SCORING_NEIGHBORS]], dim=1)
         votes = neighbor_votes(partitions, around, config.n_clusters)
-        logits = heads(seen(number // 2 % features.views, rows))
+        logits = learning(seen(number // 2 % features.views, rows))
         cross_entropy: Tensor = -(votes * logits.log_softmax(dim=2)).sum(dim=2).mean(dim=1).sum()
         return cross_entropy
 

@@ -47,6 +47,7 @@ def run(images: Pixels, config: FitConfig, context: Context) -> Artefact:
     projection = build_projection(encoder.n_features, settings.projection_dim, context.number("pretrain", "projection"))
     query_model = nn.Sequential(encoder, projection).to(context.device).train()
     key_model = MomentumModel(query_model, settings.key_momentum)
+    query, key = context.compiled(query_model), context.compiled(key_model)
     views = Views(config.views)
 
     generator = context.generator("pretrain", "queue")
@@ -72,7 +73,7 @@ def run(images: Pixels, config: FitConfig, context: Context) -> Artefact:
         own = images[rows]
         one, other = (views.contrastive(own if which is rows else images[which], draws) for which in (rows, others))
         with context.autocast():
-            queries, keys = query_model(one), key_model(other)
+            queries, keys = query(one), key(other)
         queries, keys = F.normalize(queries.float(), dim=1), F.normalize(keys.float(), dim=1)
         loss = info_nce(queries, keys, queue.clone(), settings.temperature)
         enqueue(queue, keys, number)

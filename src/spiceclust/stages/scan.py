@@ -37,6 +37,7 @@ def run(features: Features, config: FitConfig, context: Context) -> Artefact:
     neighbors = features.neighbors[:, : settings.neighbors].long()
     heads = ClusterHeads(settings.heads, plain.shape[1], config.n_clusters, context.number("scan", "heads"))
     heads = heads.to(context.device)
+    learning = context.compiled(heads, "reduce-overhead")
     order = Order(len(plain), settings.batch_size, "scan", context)
 
     def step(number: int) -> Tensor:
@@ -48,7 +49,7 @@ def run(features: Features, config: FitConfig, context: Context) -> Artefact:
 
         near = neighbors[rows, one_of(neighbors.shape[1])]
         strong, weak = features.strong(one_of(features.views), rows), features.weak(one_of(features.views), near)
-        anchors, others = heads(torch.cat([strong, weak])).chunk(2, dim=1)
+        anchors, others = learning(torch.cat([strong, weak])).chunk(2, dim=1)
         return scan_loss(anchors, others, settings.entropy_weight).sum()
 
     curve = train(

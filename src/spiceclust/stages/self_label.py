@@ -36,6 +36,7 @@ def run(features: Features, config: FitConfig, context: Context) -> Artefact:
     n, n_features = plain.shape
     heads = ClusterHeads(settings.heads, n_features, config.n_clusters, context.number("self", "heads"))
     heads = heads.to(context.device)
+    learning = context.compiled(heads, "reduce-overhead")
     quotas = balanced_quotas(settings.meta_batch, config.n_clusters)
     clusters = labels_of(quotas).to(context.device)
     per_pass = -(-len(clusters) // settings.batch_size)
@@ -62,7 +63,7 @@ def run(features: Features, config: FitConfig, context: Context) -> Artefact:
         )
         chosen = shuffled[position * settings.batch_size : (position + 1) * settings.batch_size]
         strong = features.strong((round_number + pass_number) % features.views, assigned[:, chosen])
-        return double_softmax_loss(heads(strong), clusters[chosen].expand(settings.heads, -1))
+        return double_softmax_loss(learning(strong), clusters[chosen].expand(settings.heads, -1))
 
     curve = train(
         step,

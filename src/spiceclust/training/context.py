@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import torch
+from torch import nn
 
 from spiceclust.errors import ConfigError
 from spiceclust.progress import Progress, Silent
@@ -23,6 +25,8 @@ class Context:
         bf16: whether forward passes are autocast to bfloat16.
         progress: where to tell what is done.
         snapshots: where trainings keep their state; None where they need not.
+        compile: whether networks go through torch.compile, and heads become CUDA graphs: a minute at the start of each
+            stage, which only long trainings get back (docs/log.md).
     """
 
     seed: int
@@ -30,6 +34,7 @@ class Context:
     bf16: bool
     progress: Progress = field(default_factory=Silent)
     snapshots: Snapshots | None = None
+    compile: bool = False
 
     def within(self, name: str) -> Context:
         """The same for a part of a stage, whose trainings have the same names as another part's."""
@@ -43,6 +48,15 @@ class Context:
         """A seed below 2^31, determined by the run's seed and `names` alone."""
         text = "/".join(str(name) for name in (self.seed, *names))
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
+
+    def compiled(self, module: nn.Module, mode: str = "default") -> nn.Module:
+        """The module as it is to be called: compiled where that is asked for. Its weights stay those of `module`.
+
+        Args:
+            module: a network.
+            mode: of torch.compile; `reduce-overhead` makes CUDA graphs of many small steps.
+        """
+        return cast(nn.Module, torch.compile(module, mode=mode, dynamic=False)) if self.compile else module
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """Autocast to bfloat16 where that pays on this device."""
@@ -77,11 +91,11 @@ def prefers_bf16(device: torch.device) -> bool:
     return False
 
 
-def open_context(seed: int, device: str, progress: Progress | None) -> Context:
+def open_context(seed: int, device: str, progress: Progress | None, *, compile: bool = False) -> Context:
     """The surroundings of a run on the named device; silent when no progress is given.
 
     Raises:
         ConfigError: the device cannot be used.
     """
     torch_device = open_device(device)
-    return Context(seed, torch_device, prefers_bf16(torch_device), progress or Silent())
+    return Context(seed, torch_device, prefers_bf16(torch_device), progress or Silent(), compile=compile)

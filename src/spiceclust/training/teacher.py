@@ -46,12 +46,13 @@ def train_with_teacher(
     """
     student = copy.deepcopy(classifier).train()
     teacher = MomentumModel(student, settings.ema)
+    learning, judging = context.compiled(student), context.compiled(teacher)
     used = torch.full((settings.steps,), -1.0, device=context.device)  # share by step, -1 before it is taken
 
     def taught(number: int) -> Tensor:
         if number:
             teacher.update()
-        loss, share = step(student, teacher, number)
+        loss, share = step(learning, judging, number)
         used[number] = share
         return loss
 
