@@ -12,6 +12,7 @@ import end_to_end
 import gpu_cifar
 import neighbors
 import numpy as np
+import predict
 import pytest
 import self_label
 import startup
@@ -201,6 +202,16 @@ def test_a_whole_run_is_timed_by_stage_beside_another_checkout_s(benchmark: Path
     assert "| | before | now | ratio |" in text
     assert " % aten::" in text
     assert str(benchmark) not in text
+
+
+def test_prediction_is_measured_beside_a_plain_loop(tmp_path: Path) -> None:
+    predict.main(["--images", "300", "600", "--repeats", "1", "--out", str(tmp_path)])
+    found = json.loads((tmp_path / "predict.json").read_text())
+    assert list(found["peaks"]) == ["300", "600"]
+    assert all(1e8 < peak < 2e9 for peak in found["peaks"].values())
+    ((mine, theirs),) = found["seconds"]
+    assert min(mine, theirs) > 0
+    assert f"| {300 / mine:,.0f} | {300 / theirs:,.0f} | {theirs / mine:.2f} |" in (tmp_path / "predict.md").read_text()
 
 
 def test_self_labelling_is_measured_on_cached_and_fresh_views(benchmark: Path) -> None:

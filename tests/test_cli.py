@@ -150,7 +150,7 @@ def test_predict_leaves_out_a_run_inside_the_source(place: Path, tmp_path: Path)
     (tmp_path / "tiny.json").write_text(json.dumps(TINY))
     command(tmp_path, "fit", "photos", "--clusters", "3", "--out", "photos/run", "--config", "tiny.json")
     done = command(tmp_path, "predict", "photos/run", "photos", "--out", "new.csv")
-    assert done.stdout == "30 images in new.csv, 1 could not be read\n"
+    assert done.stdout.startswith("30 images in new.csv, 1 could not be read; ")
 
 
 @pytest.mark.parametrize("arguments", [(), ("--help",)])

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.exceptions import TyperException
 
-from spiceclust.errors import ConfigError, InputError, SpiceError
+from spiceclust.errors import ConfigError, InputError, SourceError, SpiceError
 
 INTERRUPTED = 130
 # Spins of a waiting OpenMP thread: without end, the default, a busy neighbour starves the run (docs/log.md).
@@ -97,23 +98,34 @@ def fit(
 def predict(
     run: RunArgument,
     source: SourceArgument,
-    out: Annotated[Path, typer.Option(help="Table to write, .csv or .parquet: path, cluster, confidence.")],
+    out: Annotated[Path, typer.Option(help="Table to write, .csv or .parquet: path, cluster, confidence, novelty.")],
     device: DeviceOption = "auto",
 ) -> None:
-    """Cluster other images with a finished run."""
-    from spiceclust.outputs.table import check_table_path, write_table
+    """Cluster other images with a finished run, however many; the same command again goes on where it stopped."""
+    from spiceclust.outputs.table import Table, check_table_path
 
     check_table_path(out)
     from spiceclust import prediction
     from spiceclust.data.sources import open_source
+    from spiceclust.files import sha256_json
     from spiceclust.progress import for_stderr
 
-    result = prediction.predict(run, open_source(source, exclude=run), device=device, progress=for_stderr())
-    write_table(out, result)
-    unread = [row for row in result.rows if row.status == "quarantined"]
-    for row in unread:
-        print(f"not read: {row.path}: {row.reason}", file=sys.stderr)
-    print(f"{len(result.rows) - len(unread)} images in {out}, {len(unread)} could not be read")
+    model, images = prediction.open_model(run, device), open_source(source, exclude=run)
+    table = Table(out, sha256_json([model.digest, images.description, images.paths]))
+    first, start = min(len(table.parts) * prediction.CHUNK, len(images)), time.perf_counter()
+    if first:
+        print(f"taken up again after {first} of {len(images)}", file=sys.stderr)
+    for chunk in prediction.stream(model, images, for_stderr(), first=first):
+        for row in chunk.rows:
+            if row.status == "quarantined":
+                print(f"not read: {row.path}: {row.reason}", file=sys.stderr)
+        table.append(chunk.columns())
+    if not table.rows:
+        table.discard()
+        raise SourceError(f"{images.description}: none of {len(images)} can be read, so there is nothing to write")
+    rate = (len(images) - first) / (time.perf_counter() - start)
+    table.finish()
+    print(f"{table.rows} images in {out}, {len(images) - table.rows} could not be read; {rate:,.0f} images/s")
 
 
 @app.command()

@@ -6,8 +6,10 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from spiceclust.errors import RunFolderError
 
@@ -21,17 +23,30 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         RunFolderError: no space, no permission, no such folder, or the device failed.
     """
+    with replacing(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that takes the place of `path` in one atomic step, when the block ends without an error.
+
+    Raises:
+        RunFolderError: no space, no permission, no such folder, or the device failed.
+    """
     try:
-        _replace(path, content)
+        with _replacing(path) as file:
+            yield file
     except OSError as error:
         raise RunFolderError(f"{path} cannot be written ({error.strerror}): free it or choose another folder") from None
 
 
-def _replace(path: Path, content: bytes) -> None:
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())

@@ -13,7 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from spiceclust.config import Facts, FitConfig, Request, image_size, resolve
 from spiceclust.data.domain import DomainChoice, choose_domain
@@ -22,13 +25,14 @@ from spiceclust.data.sources import Source
 from spiceclust.data.views import Views
 from spiceclust.errors import RunFolderError
 from spiceclust.files import read_json, sha256_json, write_json
+from spiceclust.functional.prototypes import typicality
 from spiceclust.manifest import write_manifest
 from spiceclust.models.encoders import Encoder
 from spiceclust.models.heads import Classifier, build_head
 from spiceclust.progress import Progress, clock
 from spiceclust.result import Result
 from spiceclust.run_folder import look_at, make_writable, refuse_differences
-from spiceclust.shipped import VERSION, result_of, save_model
+from spiceclust.shipped import VERSION, save_model
 from spiceclust.stages import calibrate, confident, embed, graph_label, guard, pretrain, scan, select, self_label, semi
 from spiceclust.training.checkpoint import Artefact, bundle, part, run_stage, unbundle
 from spiceclust.training.context import Context, open_context
@@ -194,7 +198,7 @@ class _Run:
         classifier.load_state_dict(part(calibrated.tensors, "classifier."))
         probabilities = calibrated.tensors["probabilities"]
         final = select.run(probabilities, neighbors, config, context)
-        save_model(self.folder, classifier, config)
+        save_model(self.folder, classifier, calibrated.tensors["embeddings"], config)
         self.metrics.update(
             {
                 "3-self": {name: _without_loss(found.facts) for name, found in labelled.items()},
@@ -208,7 +212,7 @@ class _Run:
         self.record["clustering"] = clustering
         self.record["state"] = "done"
         self.record["shipped"] = shipped
-        result = result_of(
+        result = _result(
             self.images,
             probabilities,
             calibrated.tensors["embeddings"],
@@ -286,6 +290,34 @@ def _say_start(images: Images, config: FitConfig, views: str, context: Context) 
     )
     say(f"{config.n_clusters} clusters, {config.image_size} px, {config.channels} channels, {config.backbone}")
     say(f"views: {config.views}, {views}")
+
+
+def _result(
+    images: Images,
+    probabilities: Tensor,
+    embeddings: Tensor,
+    reliable: Tensor,
+    record: dict[str, Any],
+    metrics: dict[str, Any],
+) -> Result:
+    """Spreads the N distinct images over the n rows of the manifest."""
+    labels = probabilities.argmax(dim=1)
+    return Result(
+        rows=images.rows,
+        labels=_spread(images, labels, -1),
+        probabilities=_spread(images, probabilities, 0),
+        reliable=_spread(images, reliable, False),
+        typicality=_spread(images, typicality(labels, embeddings, probabilities.shape[1]), 0),
+        run=record,
+        metrics=metrics,
+    )
+
+
+def _spread(images: Images, values: Tensor, missing: float) -> NDArray[Any]:
+    """(n, ...) for the manifest's rows of (N, ...) for the distinct images; `missing` where one could not be read."""
+    rows: NDArray[Any] = values.cpu().numpy()[np.maximum(images.index, 0)]
+    rows[images.index < 0] = missing
+    return rows
 
 
 def _without_loss(facts: dict[str, Any]) -> dict[str, Any]:

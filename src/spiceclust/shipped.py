@@ -1,6 +1,6 @@
-"""What a run ships, `model/`: a classifier and how images must be prepared for it; and what it says of images.
+"""What a run ships, `model/`: a classifier, and how images must be prepared for it.
 
-N distinct readable images, n rows of the manifest (bad files and duplicates included), C clusters, D features.
+N images, C clusters, D features.
 """
 
 from __future__ import annotations
@@ -8,48 +8,65 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from spiceclust.config import FitConfig
-from spiceclust.data.images import Images
 from spiceclust.errors import RunFolderError
-from spiceclust.files import DAMAGED, read_json, write_json
+from spiceclust.files import DAMAGED, read_json, sha256_file, write_json
+from spiceclust.functional.novelty import Reference, make_reference, novelty
 from spiceclust.models.encoders import build_encoder
 from spiceclust.models.heads import Classifier, build_head
-from spiceclust.result import Result
-from spiceclust.training.checkpoint import load_tensors, save_tensors
+from spiceclust.training.checkpoint import load_tensors, part, save_tensors
 from spiceclust.training.inference import classify
 from spiceclust.training.pixels import Pixels
 
 MODEL_FORMAT: Final = 1
+REFERENCE: Final = "reference."  # how the names of what is kept of the training images begin
 VERSION: Final = version("spiceclust")
 
 
 @dataclass(frozen=True)
 class Model:
-    """What a run ships: a classifier, and how images must be prepared for it."""
+    """What a run ships: a classifier, the training images it compares with, and how images must be prepared for it.
+
+    `digest` is the SHA-256 of its file.
+    """
 
     classifier: Classifier
+    reference: Reference
     image_size: int
     channels: Literal[1, 3]
     device: torch.device
+    digest: str
+
+    @property
+    def n_clusters(self) -> int:
+        """C."""
+        return int(self.classifier.head[-1].out_features)  # type: ignore[index]
+
+    @property
+    def n_features(self) -> int:
+        """D."""
+        return self.classifier.encoder.n_features
 
     def classify(self, pixels: Pixels) -> tuple[Tensor, Tensor]:
         """(N, channels, S, S) uint8 to probabilities (N, C) and embeddings (N, D), float32."""
         return classify(self.classifier, pixels, self.device)
 
+    def novelty(self, embeddings: Tensor) -> Tensor:
+        """(N,) float32 in [0, 1] of embeddings (N, D): the share of training images that were closer to the others."""
+        return novelty(embeddings, self.reference)
 
-def save_model(folder: Path, classifier: Classifier, config: FitConfig) -> None:
-    """Writes `model/`: config.json and model.safetensors."""
+
+def save_model(folder: Path, classifier: Classifier, embeddings: Tensor, config: FitConfig) -> None:
+    """Writes `model/`: config.json and model.safetensors, which keeps some of the training embeddings (N, D)."""
     target = folder / "model"
     target.mkdir(exist_ok=True)
-    save_tensors(target / "model.safetensors", classifier.state_dict())
+    reference = {f"{REFERENCE}{name}": tensor for name, tensor in make_reference(embeddings)._asdict().items()}
+    save_tensors(target / "model.safetensors", {**classifier.state_dict(), **reference})
     write_json(
         target / "config.json",
         {
@@ -76,45 +93,17 @@ def load_model(folder: Path, device: torch.device) -> Model:
         raise RunFolderError(
             f"{folder / 'model'} has format {facts.get('format')}, this version reads {MODEL_FORMAT}: update spiceclust"
         )
-    tensors = load_tensors(folder / "model" / "model.safetensors", device)
+    file = folder / "model" / "model.safetensors"
+    tensors = load_tensors(file, device)
+    reference = part(tensors, REFERENCE)
     try:
         channels: Literal[1, 3] = 3 if facts["channels"] == 3 else 1
         size = int(facts["image_size"])
         encoder = build_encoder(facts["backbone"], channels, size, [0.0] * channels, [1.0] * channels, seed=0)
         classifier = Classifier(encoder, build_head(encoder.n_features, int(facts["n_clusters"])))
-        classifier.load_state_dict(tensors)
+        classifier.load_state_dict({name: t for name, t in tensors.items() if not name.startswith(REFERENCE)})
+        kept = Reference(**reference)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise RunFolderError(f"{folder / 'model'} is damaged ({reason}): {DAMAGED}") from None
-    return Model(classifier.to(device), size, channels, device)
-
-
-def result_of(
-    images: Images,
-    probabilities: Tensor,
-    embeddings: Tensor,
-    reliable: Tensor | None,
-    record: dict[str, Any],
-    metrics: dict[str, Any],
-) -> Result:
-    """Spreads the N distinct images over the n rows of the manifest."""
-    labels = probabilities.argmax(dim=1)
-    members = F.one_hot(labels, probabilities.shape[1]).float()
-    centres = F.normalize(members.T @ embeddings, dim=1)
-    typicality = (embeddings * centres[labels]).sum(dim=1)
-    return Result(
-        rows=images.rows,
-        labels=spread(images, labels, -1),
-        probabilities=spread(images, probabilities, 0),
-        reliable=spread(images, torch.zeros_like(labels).bool() if reliable is None else reliable, False),
-        typicality=spread(images, typicality, 0),
-        run=record,
-        metrics=metrics,
-    )
-
-
-def spread(images: Images, values: Tensor, missing: float) -> NDArray[Any]:
-    """(n, ...) for the manifest's rows of (N, ...) for the distinct images; `missing` where one could not be read."""
-    rows: NDArray[Any] = values.cpu().numpy()[np.maximum(images.index, 0)]
-    rows[images.index < 0] = missing
-    return rows
+    return Model(classifier.to(device), kept, size, channels, device, sha256_file(file))

@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from spiceclust.functional.prototypes import balanced_quotas, double_softmax_loss, labels_of, prototypes, pseudo_labels
+from spiceclust.functional.prototypes import (
+    balanced_quotas,
+    double_softmax_loss,
+    labels_of,
+    prototypes,
+    pseudo_labels,
+    typicality,
+)
 
 SEEDS = st.integers(0, 2**31)
 RATIOS = st.sampled_from([0.1, 0.25, 0.5, 0.75, 1.0])
@@ -315,3 +322,10 @@ def test_bfloat16_logits_are_scored_in_float32() -> None:
     loss = double_softmax_loss(logits.bfloat16(), labels)
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, double_softmax_loss(logits.bfloat16().float(), labels))
+
+
+def test_typicality_is_the_cosine_to_the_mean_of_the_cluster() -> None:
+    points = F.normalize(torch.tensor([[1.0, 0], [1, 1], [0, 1], [0, 0]]), dim=1)
+    found = typicality(torch.tensor([0, 0, 1, -1]), points, 3)
+    half = math.cos(math.pi / 8)  # the mean of directions 0 and 45 degrees lies at 22.5
+    assert found.tolist() == pytest.approx([half, half, 1, 0], abs=1e-6)

@@ -63,7 +63,7 @@ def load(source: Source, size: int, channels: Literal[1, 3] | None, progress: Pr
     index = np.full(n, -1, np.int64)
     rows: list[Row] = []
     first: dict[str, int] = {}  # content -> the row that keeps it
-    with closing(_read_all(source, size, progress)) as found:
+    with closing(read_in_order(source, size, progress)) as found:
         for i, (row, picture) in enumerate(found):
             original = first.setdefault(row.sha256, i) if picture is not None else i
             if original < i:
@@ -71,7 +71,7 @@ def load(source: Source, size: int, channels: Literal[1, 3] | None, progress: Pr
                 index[i] = index[original]
             elif picture is not None:
                 index[i] = len(first) - 1
-                pixels[index[i]] = _luminance(picture) if channels == 1 else picture.transpose(2, 0, 1)
+                pixels[index[i]] = planes(picture, channels or 3)
             rows.append(row)
     if not first:
         reason, count = Counter(row.reason for row in rows).most_common(1)[0]
@@ -82,11 +82,22 @@ def load(source: Source, size: int, channels: Literal[1, 3] | None, progress: Pr
     return Images(rows, pixels, index, _fingerprint(rows))
 
 
-def _read_all(source: Source, size: int, progress: Progress) -> Generator[Read]:
-    """Every input in the order of the source, read by as many threads as there are processors."""
+def read_in_order(source: Source, size: int, progress: Progress, first: int = 0) -> Generator[Read]:
+    """Every input from number `first` on, in the order of the source, read by as many threads as there are processors.
+
+    Args:
+        source: from `open_source`.
+        size: side in pixels.
+        progress: told of each image.
+        first: inputs that are passed over.
+
+    Yields:
+        A row and, if it is readable, (size, size, 3) uint8 pixels; duplicates are not sought.
+    """
     workers = os.cpu_count() or 1
-    with progress.task("reading images", len(source)) as task, ThreadPoolExecutor(workers) as pool:
-        for found in _in_order(pool, lambda part: source.read(part, size), source.parts(), 2 * workers):
+    parts = [range(max(first, part.start), part.stop) for part in source.parts() if part.stop > first]
+    with progress.task("reading images", len(source) - first) as task, ThreadPoolExecutor(workers) as pool:
+        for found in _in_order(pool, lambda part: source.read(part, size), parts, 2 * workers):
             yield from found
             task.advance(len(found))
 
@@ -100,6 +111,11 @@ def _in_order(pool: ThreadPoolExecutor, work: Callable[[P], T], items: list[P], 
             yield pending.popleft().result()
     while pending:
         yield pending.popleft().result()
+
+
+def planes(picture: NDArray[np.uint8], channels: Literal[1, 3]) -> NDArray[np.uint8]:
+    """(channels, H, W) of (H, W, 3); one channel is the luminance."""
+    return _luminance(picture) if channels == 1 else picture.transpose(2, 0, 1)
 
 
 def _luminance(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:

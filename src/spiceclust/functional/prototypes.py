@@ -79,3 +79,16 @@ def _ranks(scores: Tensor) -> Tensor:
     order = scores.argsort(dim=1, descending=True, stable=True)
     places = torch.arange(scores.shape[1], device=scores.device).view(1, -1, 1).expand_as(order)
     return torch.empty_like(order).scatter_(1, order, places)
+
+
+def typicality(labels: Tensor, embeddings: Tensor, n_clusters: int) -> Tensor:
+    """(N,) float32 in [-1, 1]: cosine of each image and the mean of its cluster; 0 for images without a label.
+
+    Args:
+        labels: (N,) int64 in [0, C), or -1.
+        embeddings: (N, D) float32, L2-normalised.
+        n_clusters: C.
+    """
+    members = F.one_hot(labels.clamp(min=0), n_clusters).float() * (labels >= 0).unsqueeze(1)
+    centres = F.normalize(members.T @ embeddings, dim=1)
+    return (embeddings * centres[labels.clamp(min=0)]).sum(dim=1) * (labels >= 0)

@@ -1,19 +1,81 @@
-"""Predictions as a table: CSV or Parquet."""
+"""Predictions as a table, CSV or Parquet, written in parts: it may be longer than memory, and be taken up again.
+
+While it is unfinished the parts lie in the folder `NAME.parts` beside it, each whole or absent and named by its number
+and its rows. Finishing puts them together, again a part at a time.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, BinaryIO, Final
 
 from spiceclust.config import choose
 from spiceclust.errors import RunFolderError
-from spiceclust.files import write_bytes
-from spiceclust.result import Result
+from spiceclust.files import read_json, replacing, write_bytes, write_json
 
-Columns = dict[str, list[str] | list[int] | list[float]]
+Columns = dict[str, list[Any]]  # by name, all of one length
+KEY: Final = "key.json"
+
+
+class Table:
+    """A table that grows part by part.
+
+    Args:
+        path: .csv or .parquet.
+        key: what the parts depend on; those of another key are refused.
+
+    Attributes:
+        parts: the files of those that are there already.
+        rows: how many these hold.
+
+    Raises:
+        ConfigError: the name ends neither in .csv nor in .parquet.
+        RunFolderError: its folder is not there or cannot be written, or holds parts of another table of this name.
+    """
+
+    def __init__(self, path: Path, key: str) -> None:
+        check_table_path(path)
+        self.path, self.folder = path, path.with_name(f"{path.name}.parts")
+        if (self.folder / KEY).exists() and read_json(self.folder / KEY).get("key") != key:
+            raise RunFolderError(
+                f"{self.folder} holds the beginning of another table (other images, or another model): "
+                f"remove it, or choose another name than {path.name}"
+            )
+        try:
+            self.folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise RunFolderError(f"{self.folder} cannot be made ({error.strerror}): give another file") from None
+        write_json(self.folder / KEY, {"key": key})
+        self.parts = sorted(self.folder.glob(f"*-*{self._kind}"))
+
+    @property
+    def rows(self) -> int:
+        return sum(int(part.stem.split("-")[1]) for part in self.parts)
+
+    @property
+    def _kind(self) -> str:
+        return self.path.suffix.lower()
+
+    def append(self, columns: Columns) -> None:
+        """Writes the next part, atomically."""
+        rows = len(next(iter(columns.values())))
+        self.parts.append(self.folder / f"{len(self.parts):08}-{rows}{self._kind}")
+        write_bytes(self.parts[-1], WRITERS[self._kind](columns))
+
+    def finish(self) -> None:
+        """Puts the parts together in the place of the table, atomically, and removes them."""
+        with replacing(self.path) as file:
+            JOINERS[self._kind](self.parts, file)
+        self.discard()
+
+    def discard(self) -> None:
+        """Removes the parts."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def check_table_path(path: Path) -> None:
@@ -21,7 +83,7 @@ def check_table_path(path: Path) -> None:
 
     Raises:
         ConfigError: the name ends neither in .csv nor in .parquet.
-        RunFolderError: its folder is not there.
+        RunFolderError: its folder is not there, or cannot be written.
     """
     choose(WRITERS, path.suffix.lower(), "kind of table")
     if not path.absolute().parent.is_dir():
@@ -30,24 +92,12 @@ def check_table_path(path: Path) -> None:
         raise RunFolderError(f"{path} cannot be written: give another file")
 
 
-def write_table(path: Path, result: Result) -> None:
-    """Writes path, cluster and confidence of every image that was clustered, by the ending of `path`, atomically."""
-    there = result.labels >= 0
-    columns: Columns = {
-        "path": [row.path for row, ok in zip(result.rows, there, strict=True) if ok],
-        "cluster": result.labels[there].tolist(),
-        "confidence": result.confidence[there].tolist(),
-    }
-    write_bytes(path, WRITERS[path.suffix.lower()](columns))
-
-
 def _csv(columns: Columns) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows(
-        [path, cluster, f"{confidence:.6f}"] for path, cluster, confidence in zip(*columns.values(), strict=True)
-    )
+    for row in zip(*columns.values(), strict=True):
+        writer.writerow(f"{value:.6f}" if isinstance(value, float) else value for value in row)
     return text.getvalue().encode("utf-8")
 
 
@@ -56,8 +106,28 @@ def _parquet(columns: Columns) -> bytes:
     import pyarrow.parquet as pq
 
     sink = io.BytesIO()
-    pq.write_table(pa.table(columns), sink)
+    # a part in which no image could be read has no values to tell types from
+    types = {"path": pa.string(), "cluster": pa.int64()}
+    schema = pa.schema([(name, types.get(name, pa.float64())) for name in columns])
+    pq.write_table(pa.table(columns, schema=schema), sink)
     return sink.getvalue()
 
 
-WRITERS: dict[str, Callable[[Columns], bytes]] = {".csv": _csv, ".parquet": _parquet}
+def _join_csv(parts: list[Path], out: BinaryIO) -> None:
+    for number, part in enumerate(parts):
+        with part.open("rb") as file:
+            heading = file.readline()
+            out.write(b"" if number else heading)
+            shutil.copyfileobj(file, out)
+
+
+def _join_parquet(parts: list[Path], out: BinaryIO) -> None:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetWriter(out, pq.read_schema(parts[0])) as writer:
+        for part in parts:
+            writer.write_table(pq.read_table(part))
+
+
+WRITERS: Final[dict[str, Callable[[Columns], bytes]]] = {".csv": _csv, ".parquet": _parquet}
+JOINERS: Final[dict[str, Callable[[list[Path], BinaryIO], None]]] = {".csv": _join_csv, ".parquet": _join_parquet}

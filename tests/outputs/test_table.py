@@ -1,0 +1,71 @@
+import csv
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from spiceclust.errors import ConfigError, RunFolderError
+from spiceclust.outputs.table import Columns, Table
+
+NASTY = ["a,b.png", 'quote".png', "two\nlines.png", "été/ü.png"]
+
+
+def columns(paths: list[str], first: int = 0) -> Columns:
+    numbers = list(range(first, first + len(paths)))
+    return {"path": paths, "cluster": numbers, "confidence": [0.25] * len(paths), "novelty": [0.5] * len(paths)}
+
+
+def rows_of(path: Path) -> list[tuple[str, int, float]]:
+    if path.suffix == ".parquet":
+        return [(row["path"], row["cluster"], row["confidence"]) for row in pq.read_table(path).to_pylist()]
+    with path.open(newline="", encoding="utf-8") as file:
+        return [(row["path"], int(row["cluster"]), float(row["confidence"])) for row in csv.DictReader(file)]
+
+
+@pytest.fixture(params=["t.csv", "t.parquet"])
+def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return tmp_path / str(request.param)
+
+
+def test_parts_become_one_table_and_go(path: Path) -> None:
+    table = Table(path, "key")
+    for part in (columns(NASTY[:3]), columns([], 3), columns(NASTY[3:], 3)):  # of one part nothing could be read
+        table.append(part)
+        assert not path.exists()
+    table.finish()
+    assert rows_of(path) == [(name, number, 0.25) for number, name in enumerate(NASTY)]
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_a_table_is_taken_up_after_its_last_whole_part(path: Path) -> None:
+    Table(path, "key").append(columns(NASTY[:3]))
+    (path.parent / f"{path.name}.parts" / ".unfinished-x").write_bytes(b"killed")
+    again = Table(path, "key")
+    assert (len(again.parts), again.rows) == (1, 3)
+    again.append(columns(NASTY[3:], 3))
+    again.finish()
+    assert [row[0] for row in rows_of(path)] == NASTY
+
+
+def test_parts_of_another_table_are_refused_and_kept(path: Path) -> None:
+    Table(path, "key").append(columns(NASTY))
+    with pytest.raises(RunFolderError, match="beginning of another table"):
+        Table(path, "other")
+    assert Table(path, "key").rows == 4
+
+
+def test_an_earlier_table_stays_until_the_new_one_is_whole(path: Path) -> None:
+    path.write_text("earlier")
+    table = Table(path, "key")
+    table.append(columns(NASTY))
+    assert path.read_text() == "earlier"
+    table.finish()
+    assert len(rows_of(path)) == 4
+
+
+def test_what_could_not_be_written_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"unknown kind of table '.xls': choose one of .csv, .parquet"):
+        Table(tmp_path / "t.xls", "key")
+    with pytest.raises(RunFolderError, match="make it first"):
+        Table(tmp_path / "no" / "t.csv", "key")
+    assert list(tmp_path.iterdir()) == []
