@@ -114,7 +114,9 @@ def test_the_run_folder_is_complete_and_says_what_was_done(run: Path) -> None:
         assert shipped == ("3-self" if scores["3-self"] > scores["5-semi"] + margin else "5-semi")
         doubt = 1 - metrics["5-semi"][name]["used"]
         views = -math.log((doubt if shipped == "5-semi" else 1) + 0.01)
-        assert metrics["guard"]["together"][name] == pytest.approx(metrics["guard"][name]["by_stage_1"] + views)
+        heads = -math.log(1 - metrics["guard"][name]["agreement"] + 0.01)
+        expected = metrics["guard"][name]["by_stage_1"] + views + heads
+        assert metrics["guard"]["together"][name] == pytest.approx(expected)
     together = metrics["guard"]["together"]
     assert record["clustering"] == max(together, key=together.get)
     assert record["shipped"] == metrics["guard"][record["clustering"]]["shipped"]

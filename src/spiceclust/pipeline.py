@@ -45,7 +45,7 @@ EARLY = ("n_clusters", "seed", "preset", "encoder")  # fields that are known bef
 PRETRAIN_FIELDS: Final = ["encoder", "backbone", "views", "image_size", "channels", "seed", "pretrain"]
 EMBED_FIELDS: Final = ["embed", "select"]
 SNAPSHOTS: Final = "snapshots"  # folder of the state of the stage that is being trained
-LAYOUTS: Final = {"3-self": 2}  # of a stage's tensors, raised when they change: what has another is made again
+LAYOUTS: Final = {"3-self": 3}  # of a stage's tensors, raised when they change: what has another is made again
 SHARED: Final = ("1-pretrain", "2-embed")  # a new run may begin with copies of these: what fits it is not made again
 
 
@@ -183,10 +183,10 @@ class _Run:
         seconds = {name: copy.deepcopy(first) for name, first in firsts.items()}
         for name, second in seconds.items():
             second.load_state_dict(dict(tuned[name].tensors))
-        verdicts = {
-            name: guard.run(pixels, firsts[name], seconds[name], neighbors, guard.margin_of(name), config, context)
-            for name in labelled
-        }
+        verdicts = {}
+        for name, found in labelled.items():
+            pair, opinions = (firsts[name], seconds[name]), found.tensors["opinions"]
+            verdicts[name] = guard.run(pixels, *pair, opinions, neighbors, guard.margin_of(name), config, context)
         used = {name: found.facts["used"] for name, found in tuned.items()}
         clustering, together = guard.choose(verdicts, used)
         shipped = verdicts[clustering].facts["shipped"]
@@ -231,7 +231,7 @@ class _Run:
         config = self.config
         features = features_of(embedded, pixels, encoder, Views(config.views), context)
         candidates = {name: CLUSTERINGS[name][0].run(features, config, context) for name in method.clusterings}
-        found = finalists(candidates, features.neighbors, config.n_clusters)
+        found = finalists(candidates, features, config.n_clusters)
         scores = ", ".join(f"{name} {each.facts['partition_score']:.3f}" for name, each in found.items())
         context.progress.say(f"clustered by {', '.join(candidates)}; carried on: {scores}")
         return bundle(found)

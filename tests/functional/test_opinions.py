@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from spiceclust.functional.opinions import opinions, renumbered
+from spiceclust.functional.opinions import consensus, opinions, renumbered
 
 
 def labellings(clusters: int, images: int) -> st.SearchStrategy[Tensor]:
@@ -67,3 +67,13 @@ def test_what_was_given_stays() -> None:
     before = partitions.clone()
     opinions(partitions, torch.tensor([1.0, 1.0]), partitions[0], 2)
     assert torch.equal(partitions, before)
+
+
+def test_consensus_is_the_mean_agreement_weighed_by_score() -> None:
+    partitions = torch.tensor([[0, 0, 0, 1, 1, 1], [1, 1, 1, 0, 0, 0], [0, 0, 1, 1, 1, 1], [0, 1, 0, 1, 0, 1]])
+    scores = torch.tensor([1.0, 0.5, 1.0, 0.0])
+    weights = [math.exp(3 * score) for score in scores.tolist()]
+    shares = [[slow_agreement(one, other, 2) / 6 for other in partitions] for one in partitions]
+    expected = [sum(w * s for w, s in zip(weights, row, strict=True)) / sum(weights) for row in shares]
+    assert consensus(partitions, scores, 2).tolist() == pytest.approx(expected)
+    assert shares[0] == [1, 1, 5 / 6, 4 / 6]

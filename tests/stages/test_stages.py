@@ -725,8 +725,9 @@ def clusters_of(classifier: Classifier, images: Tensor) -> Tensor:
 def verdict(
     judged: tuple[Tensor, Tensor, Tensor], first: Classifier, second: Classifier, margin: float = 0.0
 ) -> Artefact:
-    images, _, neighbors = judged
-    return guard.run(images, first, second, neighbors, margin, config(len(images), 3), CONTEXT)
+    images, classes, neighbors = judged
+    opinions = F.one_hot(classes, 3).float()
+    return guard.run(images, first, second, opinions, neighbors, margin, config(len(images), 3), CONTEXT)
 
 
 @pytest.mark.parametrize("better", ["3-self", "5-semi"])
@@ -742,6 +743,7 @@ def test_the_guard_ships_what_parts_the_images_better(judged: tuple[Tensor, Tens
     assert found.facts["by_stage_1"] == pytest.approx(scores[better])
     assert scores[better] == pytest.approx(partition_score(labels, neighbors.long(), 3))
     assert min(scores.values()) < scores[better] - 0.3
+    assert found.facts["agreement"] == 1  # of the heads with what ships
 
 
 def test_the_guard_ignores_the_numbers_of_clusters_and_of_equals_ships_the_later(
@@ -800,16 +802,24 @@ def test_the_guard_scores_both_labellings_in_both_spaces(judged: tuple[Tensor, T
         assert found[name] == pytest.approx(expected)
 
 
-def ships(shipped: str, score: float) -> Artefact:
-    return Artefact({}, {"shipped": shipped, "by_stage_1": score, "scores": {"3-self": 9.0, "5-semi": 9.0}})
+def ships(shipped: str, score: float, agreement: float = 0.9) -> Artefact:
+    scores = {"3-self": 9.0, "5-semi": 9.0}
+    return Artefact({}, {"shipped": shipped, "by_stage_1": score, "agreement": agreement, "scores": scores})
 
 
-def test_neighbours_and_views_choose_together() -> None:
+DISSENT = -math.log(0.11)  # of an agreement of 0.9
+
+
+def test_neighbours_views_and_heads_choose_together() -> None:
     ab = {"a": ships("5-semi", 5.0), "b": ships("5-semi", 4.5)}
     chosen, together = guard.choose(ab, {"a": 0.79, "b": 0.89})
-    assert together == {"a": pytest.approx(5 - math.log(0.22)), "b": pytest.approx(4.5 - math.log(0.12))}
+    assert together == {
+        "a": pytest.approx(5 - math.log(0.22) + DISSENT),
+        "b": pytest.approx(4.5 - math.log(0.12) + DISSENT),
+    }
     assert chosen == "b"  # the views outweigh half a point
     assert guard.choose({**ab, "b": ships("5-semi", 4.3)}, {"a": 0.79, "b": 0.89})[0] == "a"
+    assert guard.choose({**ab, "b": ships("5-semi", 4.5, 0.8)}, {"a": 0.79, "b": 0.89})[0] == "a"  # the heads dissent
     assert guard.choose({**ab, "b": ships("5-semi", 5.0)}, {"a": 1.0, "b": 1.0})[0] == "a"  # of equals the first
 
 
@@ -817,7 +827,7 @@ def test_a_stage_3_that_is_refused_does_not_speak_for_its_clustering() -> None:
     ran_away = {"a": ships("3-self", 5.0), "b": ships("5-semi", 4.9)}
     chosen, together = guard.choose(ran_away, {"a": 1.0, "b": 0.86})
     assert chosen == "b"
-    assert together["a"] == pytest.approx(5 - math.log(1.01))
+    assert together["a"] == pytest.approx(5 - math.log(1.01) + DISSENT)
 
 
 def test_only_prototypes_need_no_margin_against_stage_3() -> None:
@@ -862,7 +872,8 @@ def test_the_smallest_set_passes_all_stages(
     tuned = retraining.run(images, first, chosen, settings, context)
     second = Classifier(encoder, build_head(encoder.n_features, clusters))
     second.load_state_dict(dict(tuned.tensors))
-    found = guard.run(images, first, second, neighbors, 0.0, settings, context)
+    opinions = torch.full((n, clusters), 1 / clusters)
+    found = guard.run(images, first, second, opinions, neighbors, 0.0, settings, context)
     assert found.facts["shipped"] in ("3-self", "5-semi")
     probabilities, _ = classify(second, images, CPU)
     assert probabilities.shape == (n, clusters)

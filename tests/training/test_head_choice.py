@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from spiceclust.functional.opinions import opinions
 from spiceclust.functional.partition import partition_score
 from spiceclust.models.heads import ClusterHeads, build_head
-from spiceclust.training.checkpoint import Artefact
+from spiceclust.training.checkpoint import Artefact, part
 from spiceclust.training.features import CachedFeatures
 from spiceclust.training.head_choice import finalists, judge, keep
 
@@ -63,13 +63,23 @@ def test_labels_are_those_of_the_probabilities_where_these_tie() -> None:
     assert artefact.tensors["head_labels"].tolist() == [[0]]
 
 
-def parted(labels: list[int]) -> Artefact:
-    """What a stage leaves whose head number 1 gave these labels, and head number 0 others."""
-    return Artefact({"head_labels": torch.tensor([[0] * len(labels), labels])}, {"kept": 1, "name": str(labels)})
+def parted(*labels: list[int], kept: int = 0) -> Artefact:
+    """What a stage leaves whose heads gave these labels: each has the label of an image as its logits."""
+    weights = torch.stack([F.one_hot(torch.tensor(each), 2).float() for each in labels])
+    heads = ClusterHeads(len(labels), 100, 2, seed=0)
+    with torch.no_grad():
+        heads.weight1.copy_(torch.eye(100).expand_as(heads.weight1))
+        heads.weight2.copy_(weights)
+        for bias in (heads.bias1, heads.bias2):
+            bias.zero_()
+    return keep(heads, kept, heads(IMAGES).detach(), {"name": str(labels)})
 
 
-# A ring of 100 images, each with the next as its neighbour.
-RING = torch.arange(100).roll(-1).view(100, 1)
+# A ring of 100 images, each with the next as its neighbour, and each on an axis of its own.
+RING, IMAGES = torch.arange(100).roll(-1).view(100, 1), torch.eye(100)
+FEATURES = CachedFeatures(
+    Artefact({"plain": IMAGES, "weak": IMAGES[None], "strong": IMAGES[None], "neighbors": RING.int()})
+)
 
 
 HALVES = [0] * 50 + [1] * 50
@@ -79,29 +89,29 @@ SCRAPS = [0, 1] * 50
 
 
 def names(**labels: list[int]) -> list[str]:
-    return list(finalists({name: parted(each) for name, each in labels.items()}, RING, 2))
+    return list(finalists({name: parted(each) for name, each in labels.items()}, FEATURES, 2))
 
 
 def test_every_finalist_carries_its_score() -> None:
-    found = finalists({"a": parted(MOSTLY), "b": parted(HALVES)}, RING, 2)
+    found = finalists({"a": parted(MOSTLY), "b": parted(HALVES)}, FEATURES, 2)
     entropy = -0.8 * math.log(0.8) - 0.2 * math.log(0.2)
     # Two of the 100 neighbours are parted by either.
     expected = {"a": 3.5 * entropy - math.log(0.03), "b": 3.5 * math.log(2) - math.log(0.03)}
     assert {name: each.facts["partition_score"] for name, each in found.items()} == pytest.approx(expected)
-    alone = finalists({"a": parted(MOSTLY)}, RING, 2)["a"]
-    assert alone.facts == {"kept": 1, "name": str(MOSTLY), "partition_score": pytest.approx(expected["a"])}
+    alone = finalists({"a": parted(MOSTLY)}, FEATURES, 2)["a"]
+    assert alone.facts == {"kept": 0, "name": str((MOSTLY,)), "partition_score": pytest.approx(expected["a"])}
     assert torch.equal(alone.tensors["head_labels"], parted(MOSTLY).tensors["head_labels"])
 
 
 def test_every_finalist_carries_what_all_heads_say_of_its_labels() -> None:
     other = [i * 4 // 100 % 2 for i in range(100)]
     given = {"first": parted(other), "second": parted(SCRAPS), "third": parted([1 - label for label in HALVES])}
-    found = finalists(given, RING, 2)
+    found = finalists(given, FEATURES, 2)
     assert list(found) == ["first", "third"]  # the heads of the second have a say all the same
-    heads = torch.cat([each.tensors["head_labels"] for each in given.values()])
+    heads = torch.cat([each.tensors["head_labels"].long() for each in given.values()])
     scores = torch.tensor([partition_score(labels, RING, 2) for labels in heads])
     for name, each in found.items():
-        own = given[name].tensors["head_labels"][1]
+        own = given[name].tensors["head_labels"][0].long()
         expected = opinions(heads, scores, own, 2)
         torch.testing.assert_close(each.tensors["opinions"], expected)
         assert not torch.allclose(expected, F.one_hot(own, 2).float(), atol=0.01)
@@ -127,3 +137,23 @@ def test_an_empty_cluster_does_not_go_on_for_its_agreement() -> None:
 
 def test_of_equals_the_earlier_goes_on() -> None:
     assert names(a=HALVES, b=HALVES, c=[1 - label for label in HALVES]) == ["a", "b"]
+
+
+def test_the_head_with_which_most_others_agree_speaks_for_its_clustering() -> None:
+    shifted = [i * 2 // 100 for i in range(5, 100)] + [0] * 5  # as good a cut of the ring as the halves
+    found = finalists({"a": parted(shifted, HALVES), "b": parted(HALVES, HALVES)}, FEATURES, 2)
+    assert {name: each.facts["kept"] for name, each in found.items()} == {"a": 1, "b": 0}
+    for each in found.values():
+        assert each.tensors["probabilities"].argmax(dim=1).tolist() == HALVES
+        head = build_head(100, 2)
+        head.load_state_dict(part(each.tensors, "head."))
+        torch.testing.assert_close(head(IMAGES).softmax(dim=1), each.tensors["probabilities"])
+        assert not part(each.tensors, "heads.")
+    alone = finalists({"a": parted(shifted, HALVES)}, FEATURES, 2)["a"]
+    assert alone.facts["kept"] == 0  # a method with one way keeps what its stage prefers
+
+
+def test_a_head_that_parts_more_neighbours_does_not_speak_for_its_consensus() -> None:
+    near = [i * 4 // 100 % 2 for i in range(100)]
+    found = finalists({"a": parted(SCRAPS, near), "b": parted(SCRAPS, SCRAPS), "c": parted(HALVES)}, FEATURES, 2)
+    assert found["a"].facts["kept"] == 1

@@ -35,6 +35,26 @@ def opinions(partitions: Tensor, scores: Tensor, labels: Tensor, n_clusters: int
     return said
 
 
+def consensus(partitions: Tensor, scores: Tensor, n_clusters: int) -> Tensor:
+    """How far each partition agrees with all of them, better ones counting more.
+
+    Args:
+        partitions: (H, N) int64 in [0, C), each with its own numbering.
+        scores: (H,) float, the `partition_score` of each.
+        n_clusters: C.
+
+    Returns:
+        (H,) float64 in [0, 1]: sum over g of w_g times the share of images on which g agrees under the best match of
+        the numberings, w = softmax(3 scores); itself included.
+    """
+    shares = torch.eye(len(partitions), dtype=torch.float64)
+    for h, own in enumerate(partitions):
+        for g in range(h):
+            together = renumbered(partitions[g], own, n_clusters) == own
+            shares[h, g] = shares[g, h] = float(together.double().mean())
+    return shares @ (CONVICTION * scores.double().cpu()).softmax(dim=0)
+
+
 def renumbered(partition: Tensor, labels: Tensor, n_clusters: int) -> Tensor:
     """A partition with its clusters numbered as in `labels`, by the one-to-one match that agrees on most images.
 

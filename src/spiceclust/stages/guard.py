@@ -29,6 +29,7 @@ def run(
     images: Pixels,
     first: Classifier,
     second: Classifier,
+    opinions: Tensor,
     neighbors: Tensor,
     margin: float,
     config: FitConfig,
@@ -39,25 +40,27 @@ def run(
     Args:
         images: (N, channels, S, S) uint8.
         first, second: classifiers of stage 2 and stage 3.
+        opinions: (N, C) float32, rows sum to 1: what all heads of stage 2 say, in the numbers of these clusters.
         neighbors: (N, K) integers, of the embed stage.
         margin: by how much the first must score higher to ship.
         config: `n_clusters`.
         context: device.
 
     Returns:
-        No tensors; facts: both scores, the name of the stage that ships, and what this one scores by the neighbours of
-        stage 1 alone.
+        No tensors; facts: both scores, the name of the stage that ships, what this one scores by the neighbours of
+        stage 1 alone, and its agreement with the opinions, in [0, 1].
     """
     outputs = {"3-self": classify(first, images, context.device), "5-semi": classify(second, images, context.device)}
     other = find_neighbors(outputs["5-semi"][1], neighbors.shape[1]).indices
-    scores, by_stage_1 = {}, {}
+    scores, by_stage_1, agreement = {}, {}, {}
     for name, (probabilities, _) in outputs.items():
         labels = probabilities.argmax(dim=1)
         by_stage_1[name], own = (partition_score(labels, near, config.n_clusters) for near in (neighbors.long(), other))
         scores[name] = (by_stage_1[name] + own) / 2
+        agreement[name] = float(opinions.gather(1, labels.unsqueeze(1)).mean())
     shipped = "3-self" if scores["3-self"] > scores["5-semi"] + margin else "5-semi"
-    facts = {"scores": scores, "shipped": shipped, "by_stage_1": by_stage_1[shipped]}
-    return Artefact({}, facts)
+    told = {"by_stage_1": by_stage_1[shipped], "agreement": agreement[shipped]}
+    return Artefact({}, {"scores": scores, "shipped": shipped, **told})
 
 
 def margin_of(clustering: str) -> float:
@@ -66,21 +69,24 @@ def margin_of(clustering: str) -> float:
 
 
 def choose(verdicts: Mapping[str, Artefact], used: Mapping[str, float]) -> tuple[str, dict[str, float]]:
-    """Of clusterings carried through stage 3, the one that scores best with neighbours and views together.
+    """Of clusterings carried through stage 3, the one that scores best with neighbours, views and heads together.
 
     The neighbours are those of stage 1, since all clusterings have them in common. The views speak for what stage 3
     made of a clustering, so they do not count where that does not ship: clusters that ran away leave no doubt either.
+    The heads of all clusterings agree where the images leave no choice, and on what is right more often than on one
+    clustering's own mistakes.
 
     Args:
         verdicts: of `run`, by clustering.
         used: share of the unlabelled images whose weak view was confident enough to teach in the end, in [0, 1].
 
     Returns:
-        The name, and each one's score - log(1 - used + 0.01), with 0 for `used` where stage 2 ships: doubt counts as
-        parted neighbours do.
+        The name, and each one's score - log(1 - used + 0.01) - log(1 - agreement + 0.01), with 0 for `used` where
+        stage 2 ships: doubt and dissent count as parted neighbours do.
     """
     together = {}
     for name, verdict in verdicts.items():
         sure = used[name] if verdict.facts["shipped"] == "5-semi" else 0.0
-        together[name] = verdict.facts["by_stage_1"] - math.log(1 - sure + TOLERANCE)
+        surety = sum(math.log(1 - share + TOLERANCE) for share in (sure, verdict.facts["agreement"]))
+        together[name] = verdict.facts["by_stage_1"] - surety
     return max(together, key=together.__getitem__), together

@@ -1,4 +1,4 @@
-"""Trained heads on all images: how consistent each one is, what the one that is kept leaves behind, and which go on.
+"""Trained heads on all images: how consistent each one is, which speaks for a clustering, and which clusterings go on.
 
 N images, H heads, C clusters.
 """
@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spiceclust.functional.opinions import opinions
-from spiceclust.functional.partition import partition_score
+from spiceclust.functional.opinions import consensus, opinions
+from spiceclust.functional.partition import TOLERANCE, partition_score
 from spiceclust.functional.reliable import consistency
 from spiceclust.models.heads import ClusterHeads
-from spiceclust.training.checkpoint import Artefact
+from spiceclust.training.checkpoint import Artefact, part
 from spiceclust.training.features import Features
 
 SCORING_NEIGHBORS = 20
@@ -40,46 +40,79 @@ def keep(heads: ClusterHeads, best: int, logits: Tensor, facts: dict[str, Any]) 
         facts: what the stage found; `kept` is added.
 
     Returns:
-        The kept head's weights as `head.*`, its `probabilities` (N, C) float32, and `head_labels` (H, N) int16.
+        The kept head's weights as `head.*` and its `probabilities` (N, C) float32; `head_labels` (H, N) int16, and the
+        weights of all heads as `heads.*`.
     """
-    weights = {f"head.{name}": value for name, value in heads.extract(best).state_dict().items()}
-    found = {"probabilities": logits[best].softmax(dim=1), "head_labels": _labels(logits).short()}
-    return Artefact({**weights, **found}, {**facts, "kept": best})
+    weights = {f"heads.{name}": value for name, value in heads.state_dict().items()}
+    return Artefact(
+        {**_speech(heads, best, logits), **weights, "head_labels": _labels(logits).short()}, {**facts, "kept": best}
+    )
 
 
-def finalists(candidates: Mapping[str, Artefact], neighbors: Tensor, n_clusters: int) -> dict[str, Artefact]:
-    """Of clusterings that were come by in different ways, those worth carrying on: at most two.
+@torch.no_grad()
+def finalists(candidates: Mapping[str, Artefact], features: Features, n_clusters: int) -> dict[str, Artefact]:
+    """Of clusterings that were come by in different ways the heads that speak for them, and those worth carrying on.
+
+    Where there are several ways, each is spoken for by the head with the best `partition_score` - log(1 - agreement +
+    0.01): few neighbours apart, clusters evenly used, and `consensus` with all heads of all ways. A method with one way
+    keeps the head that its stage prefers.
 
     Each way fails on some images: equal sizes tear apart what is large, cuts of the neighbour graph merge what is
     alike. Scored by `partition_score`, the best is carried on, and beside it the first, which is the published one and
     owes nothing to the neighbours that judge, unless it is behind by more than `BEHIND`.
 
     Args:
-        candidates: name and artefact of each clustering.
-        neighbors: (N, K) integers, from the nearest on.
+        candidates: name and artefact, of `keep`, of each clustering.
+        features: of the images.
         n_clusters: C.
 
     Returns:
-        One or two of the artefacts by name, the first candidate first; the facts of each tell its `partition_score`,
-        and its tensors what the heads of all candidates say of its labels: `opinions` (N, C) float32.
+        One or two by name, the first candidate first. Tensors: the weights of the kept head as `head.*`, its
+        `probabilities` (N, C) float32, `head_labels` (H, N) int16, and what the heads of all candidates say of its
+        labels, `opinions` (N, C) float32. Facts: those of the stage, `kept`, and the `partition_score`.
     """
-    near = neighbors[:, :SCORING_NEIGHBORS].long()
+    near = features.neighbors[:, :SCORING_NEIGHBORS].long()
     heads = {name: artefact.tensors["head_labels"].long() for name, artefact in candidates.items()}
-    scores = {name: [partition_score(labels, near, n_clusters) for labels in heads[name]] for name in heads}
+    everyone = torch.cat(list(heads.values()))
+    scores = torch.tensor([partition_score(labels, near, n_clusters) for labels in everyone], dtype=torch.float64)
+    by_way = dict(zip(heads, scores.split([len(labels) for labels in heads.values()]), strict=True))  # type: ignore[no-untyped-call]
     kept = {name: artefact.facts["kept"] for name, artefact in candidates.items()}
-    own = {name: scores[name][kept[name]] for name in heads}
+    if len(heads) > 1:
+        worth = scores - (1 - consensus(everyone, scores, n_clusters) + TOLERANCE).log()
+        each = worth.split([len(labels) for labels in heads.values()])  # type: ignore[no-untyped-call]
+        kept = {name: int(part.argmax()) for name, part in zip(heads, each, strict=True)}
+    own = {name: float(by_way[name][kept[name]]) for name in heads}
     first, best = next(iter(own)), max(own, key=own.__getitem__)
     rivals = [name for name in own if name != first]
     if best == first and rivals:
         best = max(rivals, key=own.__getitem__)
-    everyone, weights = torch.cat(list(heads.values())), torch.cat([torch.tensor(each) for each in scores.values()])
     found = {}
     for name, artefact in candidates.items():
         if name in (first, best) and own[name] >= max(own.values()) - BEHIND:
-            said = opinions(everyone, weights, heads[name][kept[name]], n_clusters)
-            facts = {**artefact.facts, "partition_score": own[name]}
-            found[name] = Artefact({**artefact.tensors, "opinions": said}, facts)
+            said = opinions(everyone, scores, heads[name][kept[name]], n_clusters)
+            facts = {**artefact.facts, "kept": kept[name], "partition_score": own[name]}
+            spoken = artefact.tensors
+            if kept[name] != artefact.facts["kept"]:
+                all_heads = _heads_of(artefact)
+                spoken = {**spoken, **_speech(all_heads, kept[name], all_heads(features.plain))}
+            carried = {key: tensor for key, tensor in spoken.items() if not key.startswith("heads.")}
+            found[name] = Artefact({**carried, "opinions": said}, facts)
     return found
+
+
+def _speech(heads: ClusterHeads, kept: int, logits: Tensor) -> dict[str, Tensor]:
+    """One head, and what it says of the plain images, of which `logits` (H, N, C) are what all heads say."""
+    weights = {f"head.{name}": value for name, value in heads.extract(kept).state_dict().items()}
+    return {**weights, "probabilities": logits[kept].softmax(dim=1)}
+
+
+def _heads_of(artefact: Artefact) -> ClusterHeads:
+    """All heads of a clustering stage."""
+    state = part(artefact.tensors, "heads.")
+    n_heads, n_features, n_clusters = state["weight2"].shape
+    heads = ClusterHeads(n_heads, n_features, n_clusters, seed=0).to(state["weight2"].device)
+    heads.load_state_dict(state)
+    return heads
 
 
 def _labels(logits: Tensor) -> Tensor:
