@@ -135,6 +135,19 @@ def test_images_that_stay_in_host_memory_change_no_byte(
     assert (tmp_path / "run" / "clusters.csv").read_bytes() == (run / "clusters.csv").read_bytes()
 
 
+def test_networks_are_compiled_where_that_is_asked_for(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes = []
+    monkeypatch.setattr(torch, "compile", lambda module, **how: modes.append(how["mode"]) or module)
+    pipeline.fit(open_source(photos), request(), tmp_path / "run", compile=True)
+    assert set(modes) == {"default", "reduce-overhead"}
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["compile"] is True
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(ConfigError, match=r"needs a C\+\+ compiler"):
+        pipeline.fit(open_source(photos), request(), tmp_path / "other", compile=True)
+
+
 def test_clusters_csv_says_what_the_result_says(run: Path) -> None:
     result = Result.load(run)
     table = rows_of(run / "clusters.csv")
@@ -474,7 +487,10 @@ def test_a_model_of_another_version_or_shape_is_refused(photos: Path, run: Path,
     shutil.copytree(run, changed)
     facts = json.loads((run / "model/config.json").read_text())
     (changed / "model/config.json").write_text(json.dumps({**facts, "format": 99}))
-    with pytest.raises(RunFolderError, match="format 99, this version reads 1"):
+    with pytest.raises(RunFolderError, match="format 99, this version reads 2: update"):
+        prediction.predict(changed, open_source(photos))
+    (changed / "model/config.json").write_text(json.dumps({**facts, "format": 1}))
+    with pytest.raises(RunFolderError, match="format 1, this version reads 2: fit into a new folder"):
         prediction.predict(changed, open_source(photos))
     (changed / "model/config.json").write_text(json.dumps({**facts, "n_clusters": 5}))
     with pytest.raises(RunFolderError, match="is damaged"):

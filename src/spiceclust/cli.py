@@ -62,7 +62,7 @@ def fit(
     device: DeviceOption = "auto",
     config: Annotated[Path | None, typer.Option(help="JSON file whose fields override the preset's.")] = None,
     compile: Annotated[
-        bool, typer.Option("--compile", help="Compile the networks first, which long trainings on a GPU get back.")
+        bool, typer.Option("--compile", help="Compile the networks first, which only long trainings get back.")
     ] = False,
 ) -> None:
     """Cluster the images of SOURCE into the run folder OUT."""
@@ -112,7 +112,7 @@ def predict(
 
     model, images = prediction.open_model(run, device), open_source(source, exclude=run)
     table = Table(out, sha256_json([model.digest, images.description, images.paths]))
-    first, start = min(len(table.parts) * prediction.CHUNK, len(images)), time.perf_counter()
+    first, start = min(len(table.parts) * prediction.chunk_size(model), len(images)), time.perf_counter()
     if first:
         print(f"taken up again after {first} of {len(images)}", file=sys.stderr)
     for chunk in prediction.stream(model, images, for_stderr(), first=first):

@@ -89,6 +89,11 @@ class TeacherConfig(_Frozen):
     learning_rate: float = Field(default=0.03, gt=0)
     weight_decay: float = Field(default=5e-4, ge=0)
     ema: float = Field(default=0.999, ge=0, lt=1)
+    settle: int = Field(
+        default=200,
+        ge=0,
+        description="passes after which, and at each doubling, it ends if predictions move as much as before; 0: never",
+    )
 
 
 class SemiConfig(TeacherConfig):

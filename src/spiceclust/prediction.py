@@ -26,8 +26,10 @@ from spiceclust.progress import Progress, Silent
 from spiceclust.result import Result
 from spiceclust.shipped import Model, load_model
 from spiceclust.training.context import open_device
+from spiceclust.training.inference import BATCH
 
-CHUNK = 4096  # images; some hundred megabytes at 96 pixels
+CHUNK = 4096  # images at the most, fewer where they are large
+CHUNK_BYTES = 2**27  # of the pixels of a chunk; reading is a chunk ahead
 
 
 @dataclass(frozen=True)
@@ -80,14 +82,20 @@ def stream(model: Model, source: Source, progress: Progress, *, first: int = 0) 
         model: of `open_model`.
         source: the images.
         progress: told of each image.
-        first: inputs of the source that are passed over; a multiple of 4096 gives the chunks that follow.
+        first: inputs of the source that are passed over; a multiple of the chunk's size gives the chunks that follow.
 
     Yields:
-        Chunks of 4096 inputs, the last one of what is left.
+        Chunks of `chunk_size(model)` inputs, the last one of what is left.
     """
-    with closing(read_in_order(source, model.image_size, progress, first)) as found:
-        while some := list(islice(found, CHUNK)):
+    size = chunk_size(model)
+    with closing(read_in_order(source, model.image_size, progress, first, ahead=size)) as found:
+        while some := list(islice(found, size)):
             yield _chunk(model, some)
+
+
+def chunk_size(model: Model) -> int:
+    """Inputs in a chunk: up to 4,096, and no more than 128 MiB of pixels."""
+    return min(CHUNK, max(BATCH, CHUNK_BYTES // (3 * model.image_size**2)))
 
 
 def predict(folder: Path, source: Source, *, device: str = "auto", progress: Progress | None = None) -> Result:
@@ -139,7 +147,8 @@ def _chunk(model: Model, found: list[Read]) -> Chunk:
     if pictures:
         probabilities, embeddings = model.classify(torch.from_numpy(np.stack(pictures)))
     else:
-        probabilities, embeddings = (torch.zeros((0, width)) for width in (model.n_clusters, model.n_features))
+        widths = model.n_clusters, model.n_features
+        probabilities, embeddings = (torch.zeros((0, width), device=model.device) for width in widths)
     labels[there] = probabilities.argmax(dim=1).cpu().numpy()
 
     def spread(values: Tensor) -> NDArray[Any]:

@@ -23,7 +23,7 @@ from spiceclust.training.checkpoint import load_tensors, part, save_tensors
 from spiceclust.training.inference import classify
 from spiceclust.training.pixels import Pixels
 
-MODEL_FORMAT: Final = 1
+MODEL_FORMAT: Final = 2
 REFERENCE: Final = "reference."  # how the names of what is kept of the training images begin
 VERSION: Final = version("spiceclust")
 
@@ -89,10 +89,11 @@ def load_model(folder: Path, device: torch.device) -> Model:
     if not (folder / "model" / "config.json").exists():
         raise RunFolderError(f"{folder} has no finished model: give its `spiceclust fit` command again to finish it")
     facts = read_json(folder / "model" / "config.json")
-    if facts.get("format") != MODEL_FORMAT:
-        raise RunFolderError(
-            f"{folder / 'model'} has format {facts.get('format')}, this version reads {MODEL_FORMAT}: update spiceclust"
-        )
+    found = facts.get("format")
+    if found != MODEL_FORMAT:
+        older = isinstance(found, int) and found < MODEL_FORMAT
+        way_out = "fit into a new folder" if older else "update spiceclust"
+        raise RunFolderError(f"{folder / 'model'} has format {found}, this version reads {MODEL_FORMAT}: {way_out}")
     file = folder / "model" / "model.safetensors"
     tensors = load_tensors(file, device)
     reference = part(tensors, REFERENCE)

@@ -751,6 +751,7 @@ def test_the_guard_ignores_the_numbers_of_clusters_and_of_equals_ships_the_later
 ) -> None:
     found = verdict(judged, bar_classifier(0, 1, 2), bar_classifier(1, 2, 0))
     assert found.facts["scores"]["3-self"] == pytest.approx(found.facts["scores"]["5-semi"])
+    assert found.facts["agreement"] == 1
     assert verdict(judged, bar_classifier(0, 1, 2), bar_classifier(0, 1, 2)).facts["shipped"] == "5-semi"
 
 

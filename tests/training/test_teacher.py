@@ -8,7 +8,7 @@ from spiceclust.config import TeacherConfig
 from spiceclust.functional.fixmatch import fixmatch_schedule
 from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import Context
-from spiceclust.training.movement import WINDOW, Movement
+from spiceclust.training.movement import Movement
 from spiceclust.training.teacher import train_with_teacher
 
 CONTEXT = Context(0, torch.device("cpu"), bf16=False)
@@ -31,7 +31,7 @@ def trained(settings: TeacherConfig, numbers: list[int] | None = None) -> Artefa
             numbers.append(number)
         return SLOPE * sum(p.sum() for p in student.parameters()), torch.tensor(float(number))  # type: ignore[return-value]
 
-    return train_with_teacher(model(), step, settings, Movement(1, 1, CONTEXT.device), "test", CONTEXT)
+    return train_with_teacher(model(), step, settings, Movement(1, 1, 1000, 40, CONTEXT.device), "test", CONTEXT)
 
 
 def averaged(decay: float) -> float:
@@ -71,20 +71,20 @@ def test_the_student_trains_and_the_teacher_lags_without_a_gradient() -> None:
         seen.append((student.weight.item(), teacher.average.weight.item()))
         return student(torch.ones(1, 1)).sum(), torch.tensor(1.0)
 
-    train_with_teacher(model(), step, SETTINGS, Movement(1, 1, CONTEXT.device), "test", CONTEXT)
+    train_with_teacher(model(), step, SETTINGS, Movement(1, 1, 1000, 40, CONTEXT.device), "test", CONTEXT)
     assert seen[0] == (START, START)
     assert all(own < average for own, average in seen[1:])
 
 
 def test_training_ends_when_what_was_noted_stopped_moving() -> None:
-    movement = Movement(1, 1, CONTEXT.device)
+    movement = Movement(1, 1, 1000, 40, CONTEXT.device)
 
     def step(student: Any, teacher: Any, number: int) -> tuple[Tensor, Tensor]:
-        movement.note(torch.tensor([0]), torch.tensor([0]))
+        movement.note(number, torch.tensor([0]), torch.tensor([0]))
         return student(torch.ones(1, 1)).sum() * 0, torch.tensor(float(number))
 
     settings = SETTINGS.model_copy(update={"steps": 1000})
     facts = train_with_teacher(model(), step, settings, movement, "test", CONTEXT).facts
-    assert facts["steps"] == 2 * WINDOW + 1
-    assert facts["used"] == pytest.approx((37 + 38 + 39 + 40) / 4)  # the last tenth of those taken
+    assert facts["steps"] == 40
+    assert facts["used"] == pytest.approx((36 + 37 + 38 + 39) / 4)  # the last tenth of those taken
     assert len(facts["loss"]) == -(-facts["steps"] // 5)

@@ -82,7 +82,7 @@ def load(source: Source, size: int, channels: Literal[1, 3] | None, progress: Pr
     return Images(rows, pixels, index, _fingerprint(rows))
 
 
-def read_in_order(source: Source, size: int, progress: Progress, first: int = 0) -> Generator[Read]:
+def read_in_order(source: Source, size: int, progress: Progress, first: int = 0, ahead: int = 0) -> Generator[Read]:
     """Every input from number `first` on, in the order of the source, read by as many threads as there are processors.
 
     Args:
@@ -90,6 +90,7 @@ def read_in_order(source: Source, size: int, progress: Progress, first: int = 0)
         size: side in pixels.
         progress: told of each image.
         first: inputs that are passed over.
+        ahead: inputs that are read while what was read before is in use; a few for each thread at the least.
 
     Yields:
         A row and, if it is readable, (size, size, 3) uint8 pixels; duplicates are not sought.
@@ -97,7 +98,8 @@ def read_in_order(source: Source, size: int, progress: Progress, first: int = 0)
     workers = os.cpu_count() or 1
     parts = [range(max(first, part.start), part.stop) for part in source.parts() if part.stop > first]
     with progress.task("reading images", len(source) - first) as task, ThreadPoolExecutor(workers) as pool:
-        for found in _in_order(pool, lambda part: source.read(part, size), parts, 2 * workers):
+        waiting = max(2 * workers, ahead // max(1, len(parts[0]))) if parts else 1
+        for found in _in_order(pool, lambda part: source.read(part, size), parts, waiting):
             yield from found
             task.advance(len(found))
 

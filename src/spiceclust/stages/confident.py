@@ -38,7 +38,7 @@ def run(images: Pixels, classifier: Classifier, selected: Artefact, config: FitC
     views = Views(config.views)
     order = Order(len(images), settings.batch_size, "confident", context, images)
 
-    movement = Movement(len(images), len(images) // order.size, context.device)
+    movement = Movement(len(images), order.size, settings.steps, settings.settle, context.device)
 
     def step(student: nn.Module, teacher: nn.Module, number: int) -> ConfidentLoss:
         draws = context.generator("confident", number)
@@ -47,7 +47,7 @@ def run(images: Pixels, classifier: Classifier, selected: Artefact, config: FitC
         taught, seen = views.weak(batch, draws), views.strong(batch, draws)
         with context.autocast():
             weak, strong = teacher(taught), student(seen)
-        movement.note(numbers, weak.argmax(dim=1))
+        movement.note(number, numbers, weak.argmax(dim=1))
         return confident_loss(weak, strong, settings.threshold, settings.floor)
 
     return train_with_teacher(classifier, step, settings, movement, "5 confident (SCAN)", context)

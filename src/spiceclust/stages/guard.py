@@ -15,6 +15,7 @@ from torch import Tensor
 
 from spiceclust.config import FitConfig
 from spiceclust.functional.approximate import find_neighbors
+from spiceclust.functional.opinions import renumbered
 from spiceclust.functional.partition import TOLERANCE, partition_score
 from spiceclust.models.heads import Classifier
 from spiceclust.training.checkpoint import Artefact
@@ -57,7 +58,8 @@ def run(
         labels = probabilities.argmax(dim=1)
         by_stage_1[name], own = (partition_score(labels, near, config.n_clusters) for near in (neighbors.long(), other))
         scores[name] = (by_stage_1[name] + own) / 2
-        agreement[name] = float(opinions.gather(1, labels.unsqueeze(1)).mean())
+        named = renumbered(labels, opinions.argmax(dim=1), config.n_clusters)  # stage 3 may have swapped clusters
+        agreement[name] = float(opinions.gather(1, named.unsqueeze(1)).mean())
     shipped = "3-self" if scores["3-self"] > scores["5-semi"] + margin else "5-semi"
     told = {"by_stage_1": by_stage_1[shipped], "agreement": agreement[shipped]}
     return Artefact({}, {"scores": scores, "shipped": shipped, **told})

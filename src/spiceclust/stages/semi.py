@@ -41,7 +41,7 @@ def run(images: Pixels, classifier: Classifier, selected: Artefact, config: FitC
     sampler = _BalancedSampler(labels, selected.tensors["reliable"].bool())
     unlabelled = Order(len(images), settings.batch_size * settings.unlabelled_ratio, "semi", context, images)
 
-    movement = Movement(len(images), len(images) // unlabelled.size, context.device)
+    movement = Movement(len(images), unlabelled.size, settings.steps, settings.settle, context.device)
 
     def step(student: nn.Module, teacher: nn.Module, number: int) -> FixMatchLoss:
         draws = context.generator("semi", number)
@@ -53,7 +53,7 @@ def run(images: Pixels, classifier: Classifier, selected: Artefact, config: FitC
         with context.autocast():
             weak = teacher(taught)
             labelled, strong = student(seen).split([len(rows), len(others)])
-        movement.note(numbers, weak.argmax(dim=1))
+        movement.note(number, numbers, weak.argmax(dim=1))
         return fixmatch_loss(labelled, labels[rows], weak, strong, settings.threshold, settings.unlabelled_weight)
 
     return train_with_teacher(classifier, step, settings, movement, "5 semi (FixMatch)", context)

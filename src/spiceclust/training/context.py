@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
+import os
+import shutil
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -95,7 +98,11 @@ def open_context(seed: int, device: str, progress: Progress | None, *, compile: 
     """The surroundings of a run on the named device; silent when no progress is given.
 
     Raises:
-        ConfigError: the device cannot be used.
+        ConfigError: the device cannot be used, or what compiling needs is not there.
     """
     torch_device = open_device(device)
+    if compile and torch_device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
+        raise ConfigError("compiling for a CPU needs a C++ compiler: install g++, or leave --compile out")
+    if compile and torch_device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        raise ConfigError("compiling for a GPU needs the package triton: install it, or leave --compile out")
     return Context(seed, torch_device, prefers_bf16(torch_device), progress or Silent(), compile=compile)

@@ -10,46 +10,46 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-WINDOW = 20  # passes over the images that are compared with as many before them
-
 
 class Movement:
     """Remembers what was last predicted of each image, and counts what changes, pass by pass.
 
     Random views make some predictions flicker however long a training goes on, so stillness is not the absence of
-    change: predictions have stopped moving when as many change in the last 20 passes as in the 20 before.
+    change: predictions have stopped moving when as many change in the last quarter of all passes as in the quarter
+    before. It is looked at after `settle` passes and whenever their number has doubled, seldom enough that chance does
+    not end a training that still learns, however slowly.
 
     Args:
         n: N.
-        per_pass: training steps in which about N predictions are noted.
+        batch_size: predictions that are noted in a step.
+        steps: of the whole training.
+        settle: passes over the images before the first look; 0 never looks.
         device: of the predictions.
     """
 
-    def __init__(self, n: int, per_pass: int, device: torch.device) -> None:
-        self.per_pass = max(1, per_pass)
+    def __init__(self, n: int, batch_size: int, steps: int, settle: int, device: torch.device) -> None:
+        self.per_pass, self.settle = max(1, round(n / batch_size)), settle
         self._last = torch.full((n,), -1, dtype=torch.int64, device=device)
-        self._changed = torch.zeros(2 * WINDOW, dtype=torch.int64, device=device)  # by pass, the newest last
-        self._passes = torch.zeros((), dtype=torch.int64, device=device)
+        self._changed = torch.zeros(steps // self.per_pass + 1, dtype=torch.int64, device=device)  # by pass
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {"last": self._last, "changed": self._changed, "passes": self._passes}
+        return {"last": self._last, "changed": self._changed}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         for name, tensor in self.state_dict().items():
             tensor.copy_(state[name])
 
-    def note(self, rows: Tensor, predictions: Tensor) -> None:
-        """Notes what is predicted, (B,) int64, of the images of the numbers `rows`, (B,) int64."""
-        self._changed[-1] += (self._last[rows] != predictions).sum()
+    def note(self, number: int, rows: Tensor, predictions: Tensor) -> None:
+        """Notes what is predicted in the step of this number, (B,) int64, of the images `rows`, (B,) int64."""
+        self._changed[number // self.per_pass] += (self._last[rows] != predictions).sum()
         self._last[rows] = predictions
 
     def over(self, number: int) -> bool:
-        """Whether predictions have stopped moving; to be asked after each step, and looked into after each pass."""
-        if (number + 1) % self.per_pass:
+        """Whether predictions have stopped moving with the step of this number."""
+        passes, within = divmod(number + 1, self.per_pass)
+        looks = self.settle and passes % self.settle == 0 and (passes // self.settle).bit_count() == 1
+        if within or not looks or passes < 4:
             return False
-        self._passes += 1
-        before, since = (int(part.sum()) for part in self._changed.view(2, WINDOW))
-        still = int(self._passes) > 2 * WINDOW and since >= before  # in the first pass everything was new
-        self._changed.copy_(self._changed.roll(-1))
-        self._changed[-1] = 0
-        return still
+        quarter = passes // 4
+        since, before = self._changed[passes - quarter : passes], self._changed[passes - 2 * quarter : passes - quarter]
+        return bool(since.sum() >= before.sum())
