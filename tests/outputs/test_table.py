@@ -69,3 +69,51 @@ def test_what_could_not_be_written_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="make it first"):
         Table(tmp_path / "no" / "t.csv", "key")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_that_name_with_other_files_is_refused_and_kept(path: Path) -> None:
+    parts = path.parent / f"{path.name}.parts"
+    parts.mkdir()
+    (parts / "thesis.txt").write_text("years of work")
+    with pytest.raises(RunFolderError, match="holds other files"):
+        Table(path, "key")
+    (parts / "thesis.txt").rename(parts / f"00000000-3{path.suffix}")  # a part, but of what?
+    with pytest.raises(RunFolderError, match="holds other files"):
+        Table(path, "key")
+    assert [file.read_text() for file in parts.iterdir()] == ["years of work"]
+
+
+def test_what_follows_a_part_that_is_lost_is_made_again(path: Path) -> None:
+    table = Table(path, "key")
+    for number, name in enumerate(NASTY):
+        table.append(columns([name], number))
+    table.parts[1].unlink()
+    again = Table(path, "key")
+    assert (len(again.parts), again.rows) == (1, 1)
+    for number, name in enumerate(NASTY[1:], 1):
+        again.append(columns([name], number))
+    again.finish()
+    assert [row[0] for row in rows_of(path)] == NASTY
+
+
+def test_a_key_without_parts_protects_nothing(path: Path) -> None:
+    Table(path, "key")
+    Table(path, "other").append(columns(NASTY))
+    with pytest.raises(RunFolderError, match="another table"):
+        Table(path, "key")
+
+
+def test_a_part_that_could_not_be_written_is_not_counted(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = Table(path, "key")
+
+    def full(*_: object) -> None:
+        raise RunFolderError("no space")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("spiceclust.outputs.table.write_bytes", full)
+        with pytest.raises(RunFolderError, match="no space"):
+            table.append(columns(NASTY))
+    assert table.parts == []
+    table.append(columns(NASTY))
+    table.finish()
+    assert len(rows_of(path)) == 4

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +17,12 @@ from typing import Any, BinaryIO, Final
 
 from spiceclust.config import choose
 from spiceclust.errors import RunFolderError
-from spiceclust.files import read_json, replacing, write_bytes, write_json
+from spiceclust.files import UNFINISHED, read_json, replacing, write_bytes, write_json
 
 Columns = dict[str, list[Any]]  # by name, all of one length
 KEY: Final = "key.json"
+PARTS: Final = ".parts"  # how the name of the folder ends
+PART: Final = re.compile(r"(\d{8})-\d+\.(csv|parquet)")  # its number, and its rows
 
 
 class Table:
@@ -30,28 +33,39 @@ class Table:
         key: what the parts depend on; those of another key are refused.
 
     Attributes:
-        parts: the files of those that are there already.
+        parts: the files of those that are there already, in order.
         rows: how many these hold.
 
     Raises:
         ConfigError: the name ends neither in .csv nor in .parquet.
-        RunFolderError: its folder is not there or cannot be written, or holds parts of another table of this name.
+        RunFolderError: its folder is not there or cannot be written, or `NAME.parts` is not ours, or holds parts of
+            another table.
     """
 
     def __init__(self, path: Path, key: str) -> None:
         check_table_path(path)
-        self.path, self.folder = path, path.with_name(f"{path.name}.parts")
-        if (self.folder / KEY).exists() and read_json(self.folder / KEY).get("key") != key:
+        self.path, self.folder = path, path.with_name(f"{path.name}{PARTS}")
+        self.parts: list[Path] = []
+        try:
+            self.folder.mkdir(exist_ok=True)
+            there = {file.name for file in self.folder.iterdir()}
+        except OSError as error:
+            raise RunFolderError(f"{self.folder} cannot be used ({error.strerror}): give another file") from None
+        found = {name: PART.fullmatch(name) for name in there if not name.startswith(UNFINISHED)}
+        numbered = {int(match[1]): name for name, match in found.items() if match}
+        known = read_json(self.folder / KEY).get("key") if KEY in there else None
+        if found.keys() - set(numbered.values()) - {KEY} or (numbered and known is None):
+            raise RunFolderError(f"{self.folder} holds other files: choose another name than {path.name}")
+        if numbered and known != key:
             raise RunFolderError(
                 f"{self.folder} holds the beginning of another table (other images, or another model): "
                 f"remove it, or choose another name than {path.name}"
             )
-        try:
-            self.folder.mkdir(exist_ok=True)
-        except OSError as error:
-            raise RunFolderError(f"{self.folder} cannot be made ({error.strerror}): give another file") from None
         write_json(self.folder / KEY, {"key": key})
-        self.parts = sorted(self.folder.glob(f"*-*{self._kind}"))
+        while len(self.parts) in numbered:
+            self.parts.append(self.folder / numbered.pop(len(self.parts)))
+        for name in numbered.values():  # parts after one that is missing
+            (self.folder / name).unlink()
 
     @property
     def rows(self) -> int:
@@ -64,8 +78,9 @@ class Table:
     def append(self, columns: Columns) -> None:
         """Writes the next part, atomically."""
         rows = len(next(iter(columns.values())))
-        self.parts.append(self.folder / f"{len(self.parts):08}-{rows}{self._kind}")
-        write_bytes(self.parts[-1], WRITERS[self._kind](columns))
+        part = self.folder / f"{len(self.parts):08}-{rows}{self._kind}"
+        write_bytes(part, WRITERS[self._kind](columns))
+        self.parts.append(part)
 
     def finish(self) -> None:
         """Puts the parts together in the place of the table, atomically, and removes them."""
@@ -74,8 +89,11 @@ class Table:
         self.discard()
 
     def discard(self) -> None:
-        """Removes the parts."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Removes the parts, the last one first: what is left of them, should it be cut off, is the beginning still."""
+        leftovers = self.folder.glob(f"{UNFINISHED}*")
+        for file in (*reversed(self.parts), *leftovers, self.folder / KEY):
+            file.unlink(missing_ok=True)
+        self.folder.rmdir()
 
 
 def check_table_path(path: Path) -> None:
