@@ -19,6 +19,7 @@ HOMES = {
     "RunFolderError": "spiceclust.errors",
     "TrainingError": "spiceclust.errors",
     "contact_sheet": "spiceclust.outputs.contact_sheet",
+    "export": "spiceclust.exports",
 }
 HEAVY = {"torch", "numpy", "scipy", "sklearn", "PIL", "pyarrow", "pydantic", "typer", "rich"}
 

@@ -63,19 +63,20 @@ def save_model(folder: Path, classifier: Classifier, config: FitConfig) -> None:
 
 
 def load_model(folder: Path, device: torch.device) -> Model:
-    """Reads `model/` of a run folder.
+    """Reads `model/` of a run folder, or a folder that holds the same files: a model that was exported.
 
     Raises:
         RunFolderError: not there, damaged, or written by a newer version.
     """
-    if not (folder / "model" / "config.json").exists():
+    home = folder / "model" if (folder / "model").is_dir() else folder
+    if not (home / "config.json").exists():
         raise RunFolderError(f"{folder} has no finished model: give its `spiceclust fit` command again to finish it")
-    facts = read_json(folder / "model" / "config.json")
+    facts = read_json(home / "config.json")
     if facts.get("format") != MODEL_FORMAT:
         raise RunFolderError(
-            f"{folder / 'model'} has format {facts.get('format')}, this version reads {MODEL_FORMAT}: update spiceclust"
+            f"{home} has format {facts.get('format')}, this version reads {MODEL_FORMAT}: update spiceclust"
         )
-    tensors = load_tensors(folder / "model" / "model.safetensors", device)
+    tensors = load_tensors(home / "model.safetensors", device)
     try:
         channels: Literal[1, 3] = 3 if facts["channels"] == 3 else 1
         size = int(facts["image_size"])
@@ -84,7 +85,7 @@ def load_model(folder: Path, device: torch.device) -> Model:
         classifier.load_state_dict(tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise RunFolderError(f"{folder / 'model'} is damaged ({reason}): {DAMAGED}") from None
+        raise RunFolderError(f"{home} is damaged ({reason}): {DAMAGED}") from None
     return Model(classifier.to(device), size, channels, device)
 
 
