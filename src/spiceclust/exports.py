@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from spiceclust.config import choose
 from spiceclust.data.sources import open_source
 from spiceclust.errors import ConfigError
-from spiceclust.model_export import MODELS, export_model
 from spiceclust.outputs.export import Exported, export_images
 from spiceclust.outputs.layouts import LAYOUTS
 from spiceclust.progress import Progress
 from spiceclust.result import Result
 
-HINTS = {name: form.hint for name, form in LAYOUTS.items()} | {name: form.hint for name, form in MODELS.items()}
+# How to open each kind; `{}` stands for the folder.
+HINTS: Final = {
+    **{kind: layout.hint for kind, layout in LAYOUTS.items()},
+    "onnx": "onnxruntime.InferenceSession('{}/model.onnx')",
+    "safetensors": "spiceclust predict '{}' SOURCE --out clusters.csv",
+}
 
 
 def export(
@@ -48,12 +52,14 @@ def export(
         SourceError: the images are not there any more.
         RunFolderError: `run` is not a finished run, or `to` is not empty or cannot be written.
     """
-    choose(HINTS, kind, "kind of export")
+    hint = choose(HINTS, kind, "kind of export")
     if kind in LAYOUTS:
         images = None if source is None else open_source(source, exclude=Path(to))
         result = Result.load(Path(run))
         return export_images(result, Path(to), kind, only=only, link=link, source=images, progress=progress)
     if (only, link, source) != ("all", "copy", None):
         raise ConfigError(f"{kind} holds no images: leave out only, link and source, which choose among images")
-    export_model(Path(run), Path(to), kind)
+    from spiceclust.model_export import export_model  # loads torch, which no other kind needs
+
+    export_model(Path(run), Path(to), kind, hint)
     return Exported(Path(to), 0, [])

@@ -30,22 +30,21 @@ class Form(NamedTuple):
 
     Attributes:
         write: given the new folder, the run, its Result and its model, writes the files.
-        hint: how to open them; `{}` stands for the folder.
         needs: packages that are no dependency of this one.
     """
 
     write: Callable[[Path, Path, Result, Model], None]
-    hint: str
     needs: tuple[str, ...]
 
 
-def export_model(run: Path, target: Path, kind: str) -> None:
+def export_model(run: Path, target: Path, kind: str, hint: str) -> None:
     """Writes the classifier of a run into a new folder.
 
     Args:
         run: the run folder.
         target: the folder, new or empty.
         kind: a name of `MODELS`.
+        hint: how to open it; `{}` stands for the folder.
 
     Raises:
         ConfigError: an unknown kind, or a package that it needs is not installed.
@@ -62,7 +61,7 @@ def export_model(run: Path, target: Path, kind: str) -> None:
         "kind": kind,
         "n_clusters": result.n_clusters,
         "model": sha256_file(run / "model" / "model.safetensors"),
-        "open_with": form.hint.format("."),
+        "open_with": hint.format("."),
     }
     with new_folder(target, about) as folder:
         form.write(folder, run, result, model)
@@ -128,6 +127,6 @@ def _write_safetensors(folder: Path, run: Path, result: Result, model: Model) ->
 
 
 MODELS: Final[dict[str, Form]] = {
-    "onnx": Form(_write_onnx, "onnxruntime.InferenceSession('{}/model.onnx')", ("onnx", "onnxscript")),
-    "safetensors": Form(_write_safetensors, "spiceclust predict '{}' SOURCE --out clusters.csv", ()),
+    "onnx": Form(_write_onnx, ("onnx", "onnxscript")),
+    "safetensors": Form(_write_safetensors, ()),
 }

@@ -74,7 +74,7 @@ class Files:
         """
         return decode(_file_bytes(self.files[i]))
 
-    def content(self, i: int) -> bytes:
+    def fetch(self, i: int) -> bytes:
         """The bytes of file `i`; raises DecodeError where they cannot be read."""
         return _file_bytes(self.files[i])
 

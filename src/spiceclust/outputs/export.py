@@ -121,7 +121,7 @@ def _planned(result: Result, entries: list[Entry], images: str, source: Source) 
     if not any(place is not None for place in places):
         raise SourceError(
             f"none of the {len(rows)} images is in {source.description}, which should hold {rows[0].path!r}: "
-            "give the images that were clustered"
+            "give the images that were clustered, with --source"
         )
     clusters = result.cluster_names
     names = new_names(source, rows, places)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from spiceclust.data.decode import DecodeError, suffix_of
-from spiceclust.data.sources import Files, Source, open_source
+from spiceclust.data.sources import Array, Files, Source, open_source
 from spiceclust.errors import RunFolderError, SourceError
 from spiceclust.manifest import Row
 from spiceclust.outputs.safe_names import safe_names
@@ -57,14 +57,14 @@ def new_names(source: Source, rows: list[Row], places: list[int | None]) -> list
         if suffix.lower() not in KNOWN:
             stem, suffix = name, _suffix_of(source, place)
         stems.append(stem)
-        suffixes.append(suffix if isinstance(source, Files) else ".png")
+        suffixes.append(".png" if isinstance(source, Array) else suffix)
     return safe_names(stems, suffixes)
 
 
 def put(source: Source, place: int, row: Row, target: Path, link: str) -> str:
     """Brings an image to `target`, whole or not at all, if it is what the run clustered.
 
-    The file itself is copied or linked, with its time; what lies in no file of its own is written as PNG.
+    The bytes stay as they are, and a file's time with them; a picture of an array is written as PNG.
 
     Args:
         source: the images.
@@ -98,11 +98,11 @@ def put(source: Source, place: int, row: Row, target: Path, link: str) -> str:
 
 def _content_of(source: Source, place: int, row: Row) -> bytes | None:
     """What the new file holds; None if the image is not the one that was clustered."""
-    if isinstance(source, Files):
-        content = source.content(place)
-        return content if hashlib.sha256(content).hexdigest() == row.sha256 else None
-    now, _ = source.read(range(place, place + 1), 1)[0]
-    return _png(source.picture(place)) if now.sha256 == row.sha256 else None
+    if isinstance(source, Array):
+        now, _ = source.read(range(place, place + 1), 1)[0]
+        return _png(source.picture(place)) if now.sha256 == row.sha256 else None
+    content = source.fetch(place)
+    return content if hashlib.sha256(content).hexdigest() == row.sha256 else None
 
 
 def _copy(file: str, content: bytes, target: Path) -> None:
@@ -146,9 +146,9 @@ def _png(picture: NDArray[np.uint8]) -> bytes:
 
 
 def _suffix_of(source: Source, place: int | None) -> str:
-    if place is None or not isinstance(source, Files):
+    if place is None or isinstance(source, Array):
         return ""
     try:
-        return suffix_of(source.content(place))
+        return suffix_of(source.fetch(place))
     except DecodeError:  # it will be left out, whatever its name
         return ""

@@ -6,7 +6,9 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Final
 
-MAX_BYTES: Final = 120  # of a name in UTF-8: encrypted folders allow 143, and Windows 260 for the whole path
+MAX_BYTES: Final = (
+    120  # of a stem in UTF-8: encrypted folders allow 143 with the suffix, Windows 260 for the whole path
+)
 # Names of devices, which Windows opens in place of a file whatever suffix follows.
 _DEVICES: Final = {"con", "prn", "aux", "nul", "conin$", "conout$"} | {
     f"{port}{number}" for port in ("com", "lpt") for number in "0123456789¹²³"
@@ -25,27 +27,26 @@ def safe_names(stems: Sequence[str], suffixes: Sequence[str]) -> list[str]:
     """Names that stay in the folder they are put into, can be written anywhere, and differ from each other.
 
     They differ in their stems too, and still do where capitals and the ways to write one character are the same; a
-    number parts those that would not. A name that is safe already is left as it is.
+    number parts those that would not. A name that is safe already is left as it is. No stem depends on a suffix.
 
     Args:
         stems: anything.
         suffixes: one for each, with its dot, of ASCII letters and digits.
 
     Returns:
-        A name for each stem: its NFC form, at most `MAX_BYTES` long in UTF-8 with its suffix.
+        A name for each stem: its NFC form, at most `MAX_BYTES` long in UTF-8, with its suffix.
     """
     taken: set[str] = set()
     repeats: dict[str, int] = {}
     names = []
     for stem, suffix in zip(stems, suffixes, strict=True):
         clean = _clean(stem)
-        room = MAX_BYTES - len(suffix)
-        name = _shorten(clean, room)
+        name = _shorten(clean, MAX_BYTES)
         first = _key(name)
         while _key(name) in taken:
             repeats[first] = repeats.get(first, 1) + 1
             number = f"-{repeats[first]}"
-            name = _shorten(clean, room - len(number)) + number
+            name = _shorten(clean, MAX_BYTES - len(number)) + number
         taken.add(_key(name))
         names.append(name + suffix)
     return names
