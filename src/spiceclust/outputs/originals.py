@@ -128,9 +128,8 @@ LINKS: Final[dict[str, Callable[[str, bytes, Path], None]]] = {
 
 def _write(content: bytes, target: Path) -> None:
     part = target.with_name(PART)
-    part.unlink(missing_ok=True)
     try:
-        with part.open("xb") as file:  # never through a link that lies there
+        with part.open("xb") as file:
             file.write(content)
         os.rename(part, target)
     finally:
