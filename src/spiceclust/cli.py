@@ -158,6 +158,39 @@ def export(
     print(f"open it with: {HINTS[kind].format(to.absolute())}")
 
 
+@app.command()
+def doctor(
+    source: SourceArgument,
+    clusters: Annotated[int | None, typer.Option(help="How many clusters, C.")] = None,
+    method: Annotated[str, typer.Option(help="As in fit.")] = "auto",
+    preset: Annotated[str, typer.Option(help="As in fit.")] = "quick",
+    views: Annotated[str, typer.Option(help="As in fit.")] = "auto",
+    image_size: Annotated[int | None, typer.Option(help="As in fit.")] = None,
+    device: DeviceOption = "auto",
+    config: Annotated[Path | None, typer.Option(help="As in fit.")] = None,
+) -> None:
+    """Say what `fit` would find in SOURCE, choose and cost; exit 2 when it would refuse."""
+    from spiceclust.config import make_request
+
+    request = make_request(
+        n_clusters=10 if clusters is None else clusters,
+        method=method,
+        preset=preset,
+        views=views,
+        image_size=image_size,
+        overrides=_read_overrides(config),
+    )
+    from spiceclust.data.sources import open_source
+    from spiceclust.doctor import examine, report
+    from spiceclust.errors import SourceError
+    from spiceclust.progress import for_stderr
+
+    findings = examine(open_source(source), request, device=device, progress=for_stderr())
+    print(report(findings, clusters is not None))
+    if findings.refusal:
+        raise SourceError(findings.refusal)
+
+
 def main() -> None:
     """Runs the command. Errors are one line on stderr: exit 2 for bad usage or input, 1 otherwise, 130 on Ctrl-C."""
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when torch is loaded
