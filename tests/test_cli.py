@@ -184,7 +184,7 @@ def test_predict_leaves_out_a_run_inside_the_source(place: Path, tmp_path: Path)
 def test_help_names_every_command(arguments: tuple[str, ...]) -> None:
     shown = command(Path.cwd(), *arguments)
     assert shown.returncode == 0
-    for name in ("demo", "fit", "predict", "evaluate", "export"):
+    for name in ("demo", "fit", "predict", "evaluate", "export", "doctor"):
         assert f"  {name} " in shown.stdout
 
 

@@ -45,6 +45,14 @@ def test_what_is_left_of_another_call_is_not_mixed_in(tmp_path: Path) -> None:
     assert sorted(path.name for path in target.iterdir()) == ["b.txt", "export.json"]
 
 
+def test_a_call_that_was_killed_at_its_start_is_in_nobody_s_way(tmp_path: Path) -> None:
+    """Before it said what it is: an empty folder, or a file that was cut off in it."""
+    (tmp_path / ".unfinished-new").mkdir()
+    (tmp_path / ".unfinished-new/.unfinished-q1w2").write_text('{"kin')
+    fill(tmp_path / "new")
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["a.txt", "export.json"]
+
+
 def test_an_error_before_anything_is_written_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="nothing"), new_folder(tmp_path / "new", ABOUT):
         raise RunFolderError("nothing")

@@ -40,7 +40,8 @@ def export(
         kind: `folders` (a folder for each cluster), `csv`, `parquet`, `imagefolder` (Hugging Face), `coco`,
             `labelstudio`, `fiftyone`; or the classifier as `onnx` or `safetensors`.
         only: `all` images or the `reliable` ones.
-        link: `copy`, `hard` or `symlink`: how files come into the folder.
+        link: `copy`, `hard` or `symlink`: how files come into the folder. A hard link is the same file under another
+            name: a program that changes one in place changes both.
         source: the images, as in `fit`; None opens the folder that was clustered.
         progress: told of each image; silent by default.
 

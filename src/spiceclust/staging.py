@@ -35,7 +35,7 @@ def new_folder(target: Path, about: dict[str, Any]) -> Iterator[Path]:
         refuse_full(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         if os.path.lexists(growing):
-            _clear_another(growing, about)
+            _clear(growing, about)
         growing.mkdir(exist_ok=True)
         write_json(growing / ABOUT, about)
     except OSError as error:
@@ -64,9 +64,21 @@ def refuse_full(target: Path) -> None:
         raise RunFolderError(f"{target} is not empty, and nothing is overwritten: choose a new or empty folder")
 
 
-def _clear_another(growing: Path, about: dict[str, Any]) -> None:
-    """Removes what an unfinished call left, unless it was the same; refuses what no such call can have left."""
-    if growing.is_symlink() or not (growing / ABOUT).is_file():
+def _clear(growing: Path, about: dict[str, Any]) -> None:
+    """Of what an unfinished call left, removes all if it was another one, and otherwise the files that were cut off.
+
+    Raises:
+        RunFolderError: no such call can have left it.
+    """
+    ours = growing.is_dir() and not growing.is_symlink()
+    if not ours or not ((growing / ABOUT).is_file() or all(_cut_off(path) for path in growing.iterdir())):
         raise RunFolderError(f"{growing} is in the way, and is not an unfinished export: remove it")
-    if read_json(growing / ABOUT) != about:
+    if (growing / ABOUT).is_file() and read_json(growing / ABOUT) != about:
         shutil.rmtree(growing)
+        return
+    for path in list(growing.rglob(f"{UNFINISHED}*")):
+        path.unlink()
+
+
+def _cut_off(path: Path) -> bool:
+    return path.name.startswith(UNFINISHED)

@@ -125,6 +125,13 @@ def test_every_row_is_exported_or_left_out_with_a_reason(result: Result, tmp_pat
     assert len(kept) + len(left) == len(result.rows)
 
 
+def test_a_duplicate_that_is_not_reliable_is_left_out_as_such(result: Result, tmp_path: Path) -> None:
+    doubtful = dataclasses.replace(result, reliable=np.array([row.path == "test.png" for row in result.rows]))
+    done = export_images(doubtful, tmp_path / "out", "csv", only="reliable")
+    assert done.images == 1
+    assert dict(done.left_out)["z/copy.jpg"] == dict(done.left_out)["a/IMG_1.jpg"] == "not reliable"
+
+
 def test_names_stay_as_near_to_the_originals_as_can_be(result: Result, tmp_path: Path) -> None:
     export_images(result, tmp_path / "out", "folders")
     names = {line["path"]: line["file"] for line in table(tmp_path / "out/files.csv")}
@@ -420,10 +427,11 @@ def test_a_file_that_was_cut_off_is_made_again(result: Result, photos: Path, tmp
         export_images(result, tmp_path / "out", "folders", progress=Stop(after=1))
     outside = tmp_path / "outside.txt"
     outside.write_text("mine")
-    (tmp_path / ".unfinished-out/cluster_00/.part").symlink_to(outside)
-    (tmp_path / ".unfinished-out/cluster_01/.part").write_bytes(b"half")
+    (tmp_path / ".unfinished-out/cluster_00/.unfinished-image").symlink_to(outside)
+    (tmp_path / ".unfinished-out/cluster_01/.unfinished-image").write_bytes(b"half")
+    (tmp_path / ".unfinished-out/.unfinished-x1y2").write_bytes(b"half a table")
     export_images(result, tmp_path / "out", "folders")
-    assert not list((tmp_path / "out").rglob(".part"))
+    assert not [name for name in files_below(tmp_path / "out") if ".unfinished" in name]
     assert outside.read_text() == "mine"
 
 

@@ -16,8 +16,9 @@ from spiceclust.config import choose
 from spiceclust.data.sources import Files, Source
 from spiceclust.errors import ConfigError, RunFolderError, SourceError
 from spiceclust.files import sha256_json
+from spiceclust.manifest import Row
 from spiceclust.outputs.layouts import LAYOUTS, Entry, write_csv
-from spiceclust.outputs.originals import LINKS, PART, new_names, put, source_of
+from spiceclust.outputs.originals import LINKS, new_names, put, source_of
 from spiceclust.progress import Progress, Silent
 from spiceclust.result import Result
 from spiceclust.staging import new_folder, refuse_full
@@ -79,7 +80,7 @@ def export_images(
     refuse_full(target)
     if not chosen.any():
         raise SourceError(f"none of the {len(result.rows)} images is {only}: there is nothing to export")
-    left_out = {i: result.rows[i].reason or "not reliable" for i in np.flatnonzero(~chosen).tolist()}
+    left_out = {i: _why_not(result.rows[i]) for i in np.flatnonzero(~chosen).tolist()}
     entries = _entries(result, np.flatnonzero(chosen).tolist())
     about = {
         "kind": kind,
@@ -103,6 +104,10 @@ def export_images(
         lines = [(result.rows[i].path, left_out[i]) for i in sorted(left_out)]
         write_csv(folder / "left_out.csv", ("path", "reason"), lines)
     return Exported(target, len(entries), lines)
+
+
+def _why_not(row: Row) -> str:
+    return row.reason if row.status == "quarantined" else "not reliable"
 
 
 def _entries(result: Result, chosen: list[int]) -> list[Entry]:
@@ -165,4 +170,3 @@ def _make_home(folder: Path, home: Path) -> None:
         if (folder / part).is_symlink():
             raise RunFolderError(f"{folder / part} is a link, and not of an export: remove {folder}")
         (folder / part).mkdir(exist_ok=True)
-    (folder / home / PART).unlink(missing_ok=True)

@@ -16,11 +16,11 @@ from PIL import Image
 from spiceclust.data.decode import DecodeError, suffix_of
 from spiceclust.data.sources import Array, Files, Source, open_source
 from spiceclust.errors import RunFolderError, SourceError
+from spiceclust.files import UNFINISHED
 from spiceclust.manifest import Row
 from spiceclust.outputs.safe_names import safe_names
 from spiceclust.result import Result
 
-PART: Final = ".part"  # the file that is being written
 # Endings that viewers and loaders go by; a file with another one is given that of its format.
 KNOWN: Final = {
     ".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".jp2", ".avif",
@@ -127,7 +127,7 @@ LINKS: Final[dict[str, Callable[[str, bytes, Path], None]]] = {
 
 
 def _write(content: bytes, target: Path) -> None:
-    part = target.with_name(PART)
+    part = target.with_name(f"{UNFINISHED}image")
     try:
         with part.open("xb") as file:
             file.write(content)
