@@ -18,7 +18,6 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -134,7 +133,7 @@ def _plan(images: Images, native: int, request: Request, device: torch.device) -
     config = resolve(request, facts)
     encoder = build_encoder(config.backbone, channels, config.image_size, [0.0] * channels, [1.0] * channels, seed=0)
     steps = _steps(config, n)
-    step = _time_pretraining(images.pixels, config, request, str(device))
+    step = _time_pretraining(n, config, request, str(device))
     head_step = _time_heads(config, encoder.n_features, device)
     seconds = _seconds(config, n, steps, step, head_step)
     views = f"chosen: {domain.reason}" if request.views == "auto" else "as asked"
@@ -220,11 +219,14 @@ class _Stopwatch:
             raise _EnoughError
 
 
-def _time_pretraining(pixels: NDArray[np.uint8], config: FitConfig, request: Request, device: str) -> float:
-    """Seconds of a step of stage 1: the whole pipeline, on as few images as it takes, until it has been seen enough."""
-    batch = config.pretrain.batch_size
-    few = min(len(pixels), max(4 * batch, config.self_label.meta_batch, 2 * config.n_clusters))
-    some = pixels[:few, 0] if pixels.shape[1] == 1 else pixels[:few].transpose(0, 2, 3, 1)
+def _time_pretraining(n: int, config: FitConfig, request: Request, device: str) -> float:
+    """Seconds of a step of stage 1: the whole pipeline, on as few images as it takes, until it has been seen enough.
+
+    The images are noise: they cost what others do, and no two are the same.
+    """
+    batch, side = config.pretrain.batch_size, config.image_size
+    few = min(n, max(4 * batch, config.self_label.meta_batch, 2 * config.n_clusters))
+    noise = np.random.default_rng(0).integers(0, 256, (few, side, side, config.channels), dtype=np.uint8)
     stages = config.model_dump(include={"backbone", "pretrain", "self_label", "graph_label", "select", "scan"})
     stages["pretrain"] |= {"epochs": max(1, 200 * batch // few), "neighbor_share": 0.0}
     asked = request.model_copy(
@@ -232,15 +234,15 @@ def _time_pretraining(pixels: NDArray[np.uint8], config: FitConfig, request: Req
     )
     watch = _Stopwatch()
     with tempfile.TemporaryDirectory(prefix="spiceclust-") as folder, suppress(_EnoughError):
-        pipeline.fit(open_source(np.ascontiguousarray(some)), asked, Path(folder), device=device, progress=watch)
+        pipeline.fit(open_source(noise), asked, Path(folder), device=device, progress=watch)
     return watch.per_step
 
 
 def _time_heads(config: FitConfig, n_features: int, device: torch.device) -> float:
-    """Seconds of a step of ten heads, forward, back and Adam, on features that are drawn."""
+    """Seconds of a step of ten heads, forward, back and Adam, on features that all are one."""
     heads = ClusterHeads(config.self_label.heads, n_features, config.n_clusters, seed=0).to(device)
     optimizer = torch.optim.Adam(heads.parameters())
-    features = torch.randn(config.self_label.batch_size, n_features, device=device)
+    features = torch.ones(config.self_label.batch_size, n_features, device=device)
     start, steps = time.perf_counter(), 0
     while steps < 3 or time.perf_counter() - start < PROBE / 4:
         if steps == 1:
@@ -309,7 +311,8 @@ def _plan_lines(plan: Plan, n: int, clusters_asked: bool) -> list[str]:
     return [
         f"clusters     {c}{example}: {n / c:,.0f} images in each, if all were equal; at most {n // 2:,} are possible",
         f"views        {config.views}, {plan.views}",
-        f"chosen       {config.image_size} x {config.image_size} pixels, {config.channels} channels, "
+        f"chosen       {config.image_size} x {config.image_size} pixels, "
+        f"{'grey' if config.channels == 1 else 'colour'}, "
         f"{config.backbone}, method {config.method}, {config.pretrain.epochs} epochs of stage 1",
         f"steps        {counted}",
         f"time         about {_about(total)} on this machine as it is now: {parts}",
