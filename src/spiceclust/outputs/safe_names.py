@@ -14,13 +14,8 @@ _DEVICES: Final = {"con", "prn", "aux", "nul", "conin$", "conout$"} | {
     f"{port}{number}" for port in ("com", "lpt") for number in "0123456789¹²³"
 }
 _FORBIDDEN: Final = frozenset('<>:"/\\|?*')
-_INVISIBLE: Final = {
-    "Cc",
-    "Cf",
-    "Cs",
-    "Zl",
-    "Zp",
-}  # control characters, marks that turn the text around, half surrogates
+# Categories: control characters, marks that turn the text around, half surrogates, ends of lines.
+_INVISIBLE: Final = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
 
 
 def safe_names(stems: Sequence[str], suffixes: Sequence[str]) -> list[str]:
