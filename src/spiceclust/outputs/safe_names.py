@@ -6,9 +6,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Final
 
-MAX_BYTES: Final = (
-    120  # of a stem in UTF-8: encrypted folders allow 143 with the suffix, Windows 260 for the whole path
-)
+MAX_BYTES: Final = 120  # of a stem in UTF-8: encrypted folders allow 143 with the suffix
 # Names of devices, which Windows opens in place of a file whatever suffix follows.
 _DEVICES: Final = {"con", "prn", "aux", "nul", "conin$", "conout$"} | {
     f"{port}{number}" for port in ("com", "lpt") for number in "0123456789¹²³"
