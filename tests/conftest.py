@@ -3,12 +3,18 @@ from collections.abc import Callable, Sequence
 import hypothesis
 import numpy as np
 import pytest
+import torch
 
 from spiceclust.manifest import Row, Status
 from spiceclust.result import Result
 
 hypothesis.settings.register_profile("ci", deadline=None)
 hypothesis.settings.load_profile("ci")
+
+# torchvision, which tests read with, looks for two operators of its own that its wheel lacks beside a torch for CPUs
+TORCHVISION = torch.library.Library("torchvision", "DEF")
+TORCHVISION.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+TORCHVISION.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 MakeResult = Callable[..., Result]
 

@@ -92,6 +92,33 @@ def test_predict_writes_the_clusters_of_the_fit(ending: str, place: Path) -> Non
     assert predicted == fitted
 
 
+def test_export_says_what_it_wrote_and_what_it_left_out(place: Path, tmp_path: Path) -> None:
+    done = command(place, "export", "run", "--to", str(tmp_path / "sorted"), "--as", "folders", "--link", "symlink")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == (
+        f"30 images in {tmp_path}/sorted\nopen it with: torchvision.datasets.ImageFolder('{tmp_path}/sorted')\n"
+    )
+    assert "left out, 1: not an image in a supported format" in done.stderr
+    with (place / "run/clusters.csv").open(newline="") as file:
+        fitted = {row["path"]: f"cluster_{int(row['cluster']):02}" for row in csv.DictReader(file)}
+    found = {os.path.realpath(path): path.parent.name for path in (tmp_path / "sorted").glob("cluster_*/*")}
+    assert found == {os.path.realpath(place / "photos" / path): name for path, name in fitted.items()}
+
+
+def test_an_array_is_exported_when_it_is_given_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("images.npy", shapes(10)[0])
+    Path("tiny.json").write_text(json.dumps(TINY))
+    command(tmp_path, "fit", "images.npy", "--clusters", "3", "--out", "run", "--config", "tiny.json")
+    asked = ("export", "run", "--to", "out", "--as", "imagefolder")
+    assert "give the same images again, with --source" in rejected(monkeypatch, capsys, *asked)
+    done = command(tmp_path, *asked, "--source", "images.npy")
+    assert done.returncode == 0, done.stderr
+    assert len(list(Path("out/train").glob("cluster_*/*.png"))) == 30
+
+
 @pytest.mark.parametrize("prefix", ["", "photos/", "absolute"])
 def test_evaluate_takes_paths_as_people_write_them(prefix: str, place: Path, tmp_path: Path) -> None:
     before = {path: path.parent.name for path in (place / "photos").rglob("[0-9]*.png")}
@@ -157,7 +184,7 @@ def test_predict_leaves_out_a_run_inside_the_source(place: Path, tmp_path: Path)
 def test_help_names_every_command(arguments: tuple[str, ...]) -> None:
     shown = command(Path.cwd(), *arguments)
     assert shown.returncode == 0
-    for name in ("demo", "fit", "predict", "evaluate"):
+    for name in ("demo", "fit", "predict", "evaluate", "export", "doctor"):
         assert f"  {name} " in shown.stdout
 
 
@@ -199,6 +226,11 @@ def test_bad_input_is_one_line_that_says_what_to_do(
     assert "unknown kind of table '.xls'" in rejected(monkeypatch, capsys, "predict", "run", "photos", "--out", "a.xls")
     assert "folder no is not there" in rejected(monkeypatch, capsys, "predict", "run", "photos", "--out", "no/a.csv")
     assert "no such file" in rejected(monkeypatch, capsys, "evaluate", "run", "--labels", "nothing.csv")
+    export = ("export", "run", "--to", str(tmp_path / "new"), "--as")
+    assert "unknown kind of export 'zip'" in rejected(monkeypatch, capsys, *export, "zip")
+    assert "unknown link 'soft'" in rejected(monkeypatch, capsys, *export, "csv", "--link", "soft")
+    assert "nothing is overwritten" in rejected(monkeypatch, capsys, *export[:3], "photos", "--as", "csv")
+    assert "holds no images" in rejected(monkeypatch, capsys, *export, "onnx", "--only", "reliable")
     (tmp_path / "labels.csv").write_text("file,label\na.png,x\n")
     wrong = rejected(monkeypatch, capsys, "evaluate", "run", "--labels", str(tmp_path / "labels.csv"))
     assert "has the columns file, label: it needs path and label" in wrong

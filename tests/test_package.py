@@ -19,6 +19,7 @@ HOMES = {
     "RunFolderError": "spiceclust.errors",
     "TrainingError": "spiceclust.errors",
     "contact_sheet": "spiceclust.outputs.contact_sheet",
+    "export": "spiceclust.exports",
 }
 HEAVY = {"torch", "numpy", "scipy", "sklearn", "PIL", "pyarrow", "pydantic", "typer", "rich"}
 
@@ -68,7 +69,9 @@ def test_importing_the_package_is_light_and_fast() -> None:
     assert min(seconds) < 0.3
 
 
-@pytest.mark.parametrize("module", ["spiceclust.result", "spiceclust.outputs.contact_sheet", "spiceclust.config"])
+@pytest.mark.parametrize(
+    "module", ["spiceclust.result", "spiceclust.outputs.contact_sheet", "spiceclust.config", "spiceclust.exports"]
+)
 def test_these_modules_load_without_torch(module: str) -> None:
     _, loaded = fresh_import(module)
     assert "spiceclust" in loaded

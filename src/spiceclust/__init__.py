@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from spiceclust.errors import SourceError as SourceError
     from spiceclust.errors import SpiceError as SpiceError
     from spiceclust.errors import TrainingError as TrainingError
+    from spiceclust.exports import export as export
     from spiceclust.outputs.contact_sheet import contact_sheet as contact_sheet
     from spiceclust.result import Result as Result
 
@@ -26,6 +27,7 @@ _HOMES = {
     "Spice": "clusterer",
     "Result": "result",
     "contact_sheet": "outputs.contact_sheet",
+    "export": "exports",
     **dict.fromkeys(
         ("SpiceError", "InputError", "SourceError", "ConfigError", "RunFolderError", "TrainingError"), "errors"
     ),

@@ -142,6 +142,70 @@ def evaluate(
     print(json.dumps(write_scores(run, result, scores, trust), indent=2, ensure_ascii=False))
 
 
+@app.command()
+def export(
+    run: RunArgument,
+    to: Annotated[Path, typer.Option(help="Folder to make, new or empty; nothing is overwritten.")],
+    kind: Annotated[
+        str,
+        typer.Option(
+            "--as", help="folders, csv, parquet, imagefolder, coco, labelstudio, fiftyone, onnx or safetensors."
+        ),
+    ],
+    only: Annotated[str, typer.Option(help="all or reliable: which images.")] = "all",
+    link: Annotated[str, typer.Option(help="copy, hard or symlink: how files come into the folder.")] = "copy",
+    source: Annotated[str | None, typer.Option(help="The images; the folder that was clustered if not given.")] = None,
+) -> None:
+    """Write a finished run's images, table or classifier in a form that other programs read."""
+    from collections import Counter
+
+    from spiceclust.exports import HINTS
+    from spiceclust.exports import export as export_run
+    from spiceclust.progress import for_stderr
+
+    done = export_run(run, to, kind, only=only, link=link, source=source, progress=for_stderr())
+    reasons = Counter(reason for _, reason in done.left_out).most_common()
+    for reason, count in reasons[:5]:
+        print(f"left out, {count}: {reason}", file=sys.stderr)
+    if reasons[5:]:
+        print(f"left out, {sum(count for _, count in reasons[5:])}: see {to / 'left_out.csv'}", file=sys.stderr)
+    print(f"{done.images} images in {to}" if done.images else f"the classifier in {to}")
+    print(f"open it with: {HINTS[kind].format(to.absolute())}")
+
+
+@app.command()
+def doctor(
+    source: SourceArgument,
+    clusters: Annotated[int | None, typer.Option(help="How many clusters, C.")] = None,
+    method: Annotated[str, typer.Option(help="As in fit.")] = "auto",
+    preset: Annotated[str, typer.Option(help="As in fit.")] = "quick",
+    views: Annotated[str, typer.Option(help="As in fit.")] = "auto",
+    image_size: Annotated[int | None, typer.Option(help="As in fit.")] = None,
+    device: DeviceOption = "auto",
+    config: Annotated[Path | None, typer.Option(help="As in fit.")] = None,
+) -> None:
+    """Say what `fit` would find in SOURCE, choose and cost; exit 2 when it would refuse."""
+    from spiceclust.config import make_request
+
+    request = make_request(
+        n_clusters=10 if clusters is None else clusters,
+        method=method,
+        preset=preset,
+        views=views,
+        image_size=image_size,
+        overrides=_read_overrides(config),
+    )
+    from spiceclust.data.sources import open_source
+    from spiceclust.doctor import examine, report
+    from spiceclust.errors import SourceError
+    from spiceclust.progress import for_stderr
+
+    findings = examine(open_source(source), request, device=device, progress=for_stderr())
+    print(report(findings, clusters is not None))
+    if findings.refusal:
+        raise SourceError(findings.refusal)
+
+
 def main() -> None:
     """Runs the command. Errors are one line on stderr: exit 2 for bad usage or input, 1 otherwise, 130 on Ctrl-C."""
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when torch is loaded

@@ -44,6 +44,12 @@ class Result:
         return int(self.probabilities.shape[1])
 
     @property
+    def cluster_names(self) -> list[str]:
+        """`cluster_00`, `cluster_01`, ...: of one length, so that their alphabet is their order."""
+        digits = max(2, len(str(self.n_clusters - 1)))
+        return [f"cluster_{cluster:0{digits}}" for cluster in range(self.n_clusters)]
+
+    @property
     def confidence(self) -> NDArray[np.float32]:
         """(n,) float32 in [0, 1], the probability of the assigned cluster; 0 for a quarantined row."""
         return np.asarray(self.probabilities.max(axis=1), dtype=np.float32)

@@ -81,20 +81,21 @@ def save_model(folder: Path, classifier: Classifier, embeddings: Tensor, config:
 
 
 def load_model(folder: Path, device: torch.device) -> Model:
-    """Reads `model/` of a run folder.
+    """Reads `model/` of a run folder, or a folder that holds the same files: a model that was exported.
 
     Raises:
         RunFolderError: not there, damaged, or written by a newer version.
     """
-    if not (folder / "model" / "config.json").exists():
+    home = folder / "model" if (folder / "model").is_dir() else folder
+    if not (home / "config.json").exists():
         raise RunFolderError(f"{folder} has no finished model: give its `spiceclust fit` command again to finish it")
-    facts = read_json(folder / "model" / "config.json")
+    facts = read_json(home / "config.json")
     found = facts.get("format")
     if found != MODEL_FORMAT:
         older = isinstance(found, int) and found < MODEL_FORMAT
         way_out = "fit into a new folder" if older else "update spiceclust"
-        raise RunFolderError(f"{folder / 'model'} has format {found}, this version reads {MODEL_FORMAT}: {way_out}")
-    file = folder / "model" / "model.safetensors"
+        raise RunFolderError(f"{home} has format {found}, this version reads {MODEL_FORMAT}: {way_out}")
+    file = home / "model.safetensors"
     tensors = load_tensors(file, device)
     reference = part(tensors, REFERENCE)
     try:
@@ -106,5 +107,5 @@ def load_model(folder: Path, device: torch.device) -> Model:
         kept = Reference(**reference)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise RunFolderError(f"{folder / 'model'} is damaged ({reason}): {DAMAGED}") from None
+        raise RunFolderError(f"{home} is damaged ({reason}): {DAMAGED}") from None
     return Model(classifier.to(device), kept, size, channels, device, sha256_file(file))

@@ -27,6 +27,7 @@ from spiceclust.data.decode import (
     header_size,
     on_white,
     square,
+    suffix_of,
 )
 
 Pixels = NDArray[np.uint8]
@@ -105,6 +106,15 @@ def test_each_format_comes_out_as_three_channels_that_look_right(name: str) -> N
     for (row, column), colour in {(8, 12): RED, (8, 36): GREEN, (24, 12): BLUE, (24, 36): BLACK}.items():
         assert np.abs(image[row, column].astype(int) - colour).max() <= 12, (row, column)
     assert header_size(content) == (48, 32)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_usual_suffix_of_a_format(name: str) -> None:
+    suffixes = {"jpeg": ".jpg", "jpeg, progressive": ".jpg", "mpo": ".jpg", "jpeg 2000": ".jp2"}
+    kind = name.split(",")[0]
+    content = encode(Image.new("RGB", (20, 10)), name)
+    assert suffix_of(content) == suffixes.get(name, ".tif" if kind == "tiff" else f".{kind}")
+    assert suffix_of(b"no picture" + content) == suffix_of(b"") == ""
 
 
 @pytest.mark.parametrize("name", FORMATS)

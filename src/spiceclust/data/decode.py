@@ -46,6 +46,10 @@ _PLUGINS = {
     "AVIF": AvifImagePlugin,
 }
 
+_SUFFIXES = {"JPEG": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2"} | {
+    name: f".{name.lower()}" for name in ("PNG", "GIF", "BMP", "WEBP", "PPM", "AVIF")
+}
+
 # EXIF orientation -> (swap rows and columns, then flip top to bottom, flip left to right)
 _TURNS = {
     2: (False, False, True),
@@ -119,6 +123,11 @@ def header_size(content: bytes | IO[bytes]) -> tuple[int, int] | None:
         except Exception:
             return None
     return (height, width) if turned else (width, height)
+
+
+def suffix_of(content: bytes) -> str:
+    """The usual end of a file's name, such as `.jpg`, by the format that its first bytes announce; empty for none."""
+    return _SUFFIXES.get(_format(content[:16]) or "", "")
 
 
 def square(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:

@@ -74,6 +74,10 @@ class Files:
         """
         return decode(_file_bytes(self.files[i]))
 
+    def fetch(self, i: int) -> bytes:
+        """The bytes of file `i`; raises DecodeError where they cannot be read."""
+        return _file_bytes(self.files[i])
+
     def parts(self) -> list[range]:
         """The source in pieces that are worth one task of a thread."""
         return _parts(len(self), FILES_AT_ONCE)

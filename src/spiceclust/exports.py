@@ -1,0 +1,66 @@
+"""A finished run in a form that others use: its images by cluster, its labels as a table, or its classifier."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+from spiceclust.config import choose
+from spiceclust.data.sources import open_source
+from spiceclust.errors import ConfigError
+from spiceclust.outputs.export import Exported, export_images
+from spiceclust.outputs.layouts import LAYOUTS
+from spiceclust.progress import Progress
+from spiceclust.result import Result
+
+# How to open each kind; `{}` stands for the folder.
+HINTS: Final = {
+    **{kind: layout.hint for kind, layout in LAYOUTS.items()},
+    "onnx": "onnxruntime.InferenceSession('{}/model.onnx')",
+    "safetensors": "spiceclust predict '{}' SOURCE --out clusters.csv",
+}
+
+
+def export(
+    run: str | Path,
+    to: str | Path,
+    kind: str,
+    *,
+    only: str = "all",
+    link: str = "copy",
+    source: Any = None,
+    progress: Progress | None = None,
+) -> Exported:
+    """Writes a finished run into a new folder, in a form that other programs read.
+
+    Args:
+        run: a run folder.
+        to: the folder to make, new or empty; nothing is overwritten. It is there only when it is whole, and the same
+            call again goes on where an interrupted one stopped.
+        kind: `folders` (a folder for each cluster), `csv`, `parquet`, `imagefolder` (Hugging Face), `coco`,
+            `labelstudio`, `fiftyone`; or the classifier as `onnx` or `safetensors`.
+        only: `all` images or the `reliable` ones.
+        link: `copy`, `hard` or `symlink`: how files come into the folder. A hard link is the same file under another
+            name: a program that changes one in place changes both.
+        source: the images, as in `fit`; None opens the folder that was clustered.
+        progress: told of each image; silent by default.
+
+    Returns:
+        The folder, how many images are in it, and path and reason of each that is not.
+
+    Raises:
+        ConfigError: an unknown kind or choice, a choice that does not go with the kind, or an extra is missing.
+        SourceError: the images are not there any more.
+        RunFolderError: `run` is not a finished run, or `to` is not empty or cannot be written.
+    """
+    hint = choose(HINTS, kind, "kind of export")
+    if kind in LAYOUTS:
+        images = None if source is None else open_source(source, exclude=Path(to))
+        result = Result.load(Path(run))
+        return export_images(result, Path(to), kind, only=only, link=link, source=images, progress=progress)
+    if (only, link, source) != ("all", "copy", None):
+        raise ConfigError(f"{kind} holds no images: leave out only, link and source, which choose among images")
+    from spiceclust.model_export import export_model  # loads torch, which no other kind needs
+
+    export_model(Path(run), Path(to), kind, hint)
+    return Exported(Path(to), 0, [])

@@ -1,0 +1,150 @@
+"""What stands beside an exported classifier: a model card, and how ONNX is run.
+
+No path of the run's machine is in it: what it stands beside may be published.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from spiceclust.result import Result
+
+_CARD = """\
+---
+library_name: spiceclust
+pipeline_tag: image-classification
+tags:
+- image-clustering
+- unsupervised
+- spice
+# license: yours to choose, and to write here
+---
+
+# Clusters of {n_images:,} images
+
+Sorts images into {n_clusters} clusters. It was made with spiceclust {version} by the method of SPICE (Niu, Shan, Wang,
+*IEEE TIP* 2022) from images without labels: a cluster has a number and no name.
+
+## Use
+
+The folder is what `predict` takes for a run:
+
+    pip install spiceclust
+    spiceclust predict FOLDER SOURCE --out clusters.csv
+
+## Training
+
+| | |
+|---|---|
+{training}
+
+What the images show, where they come from and what they may be used for, only you can say here.
+
+## Clusters
+
+| cluster | images | reliable |
+|---|---|---|
+{clusters}
+
+Reliable is an image whose nearest neighbours are in its cluster.
+
+## Scores
+
+{scores}
+"""
+
+_ONNX = """\
+# A classifier of {n_clusters} clusters
+
+`model.onnx` takes images (N, {channels}, {size}, {size}) uint8 and returns probabilities (N, {n_clusters}) and
+L2-normalised embeddings. Pixels are normalised inside; the rest of the preparation is this, and stands in the file's
+metadata too:
+
+```python
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+
+def prepare(path, size={size}, channels={channels}):
+    image = Image.open(path)
+    image.draft(None, (2 * size, 2 * size))  # a large JPEG is read at a half, a quarter or an eighth
+    image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    image = image.convert("RGB")
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    image = image.crop((left, top, left + side, top + side))
+    method = Image.Resampling.LANCZOS if side > size else Image.Resampling.BICUBIC
+    if side != size:
+        image = image.resize((size, size), method, reducing_gap=3.0)
+    return np.asarray(image).transpose(2, 0, 1) if channels == 3 else np.asarray(image.convert("L"))[None]
+
+
+session = onnxruntime.InferenceSession("model.onnx")
+probabilities, embeddings = session.run(None, {{"images": np.stack([prepare("photo.jpg")])}})
+print(probabilities.argmax(axis=1))
+```
+"""
+
+
+def card_of(result: Result) -> str:
+    """A model card as the Hugging Face hub reads it: a YAML header, then what it is, from what, and how good."""
+    config = result.run["config"]
+    distinct = [row.status == "ok" for row in result.rows]
+    sizes = [
+        (cluster, int((result.labels == cluster).sum()), result.reliable[result.labels == cluster])
+        for cluster in range(result.n_clusters)
+    ]
+    training = {
+        "distinct images": f"{sum(distinct):,}",
+        "read as": f"{config['image_size']} x {config['image_size']} pixels, {config['channels']} channels",
+        "network": config["backbone"],
+        "encoder, views": f"{config['encoder']}, {config['views']}",
+        "method, preset, seed": f"{config['method']}, {config['preset']}, {config['seed']}",
+    }
+    return _CARD.format(
+        n_images=sum(distinct),
+        n_clusters=result.n_clusters,
+        version=result.run["versions"]["spiceclust"],
+        training=_table(training),
+        clusters="\n".join(
+            f"| {cluster} | {size:,} | {reliable.mean():.0%} |" if size else f"| {cluster} | 0 | |"
+            for cluster, size, reliable in sizes
+        ),
+        scores=_scores(result),
+    )
+
+
+def onnx_readme(result: Result, size: int, channels: int) -> str:
+    """How the file is run, as code that runs."""
+    return _ONNX.format(n_clusters=result.n_clusters, size=size, channels=channels)
+
+
+def _scores(result: Result) -> str:
+    """Without labels always, with labels if `evaluate` ran."""
+    there = result.labels >= 0
+    metrics: dict[str, Any] = result.metrics
+    without = {
+        "mean confidence": f"{np.mean(result.confidence[there]):.3f}",
+        "reliable images": f"{np.mean(result.reliable[there]):.3f}",
+    }
+    if "acc" not in metrics:
+        text = "Nobody has compared the clusters with true labels yet; what can be said without them:"
+        return f"{text}\n\n| | |\n|---|---|\n{_table(without)}"
+    names = {
+        "acc": "accuracy, best match of clusters and classes",
+        "nmi": "NMI",
+        "ari": "ARI",
+        "ece": "calibration error",
+    }
+    compared = {name: f"{metrics[key]:.3f}" for key, name in names.items() if isinstance(metrics.get(key), float)}
+    text = f"On the {metrics['n']:,} images of the training that have a true label, which the training did not see:"
+    return f"{text}\n\n| | |\n|---|---|\n{_table({**compared, **without})}"
+
+
+def _table(values: dict[str, str]) -> str:
+    return "\n".join(f"| {name} | {value} |" for name, value in values.items())

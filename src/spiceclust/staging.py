@@ -1,0 +1,84 @@
+"""A folder that is made whole or not at all: it grows under a hidden name beside its place, and is renamed at last."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from spiceclust.errors import RunFolderError
+from spiceclust.files import UNFINISHED, read_json, write_json
+
+ABOUT: Final = "export.json"  # what the folder holds; until it is whole, the proof that it is ours
+
+
+@contextmanager
+def new_folder(target: Path, about: dict[str, Any]) -> Iterator[Path]:
+    """Gives a folder to write into, which becomes `target` when the block ends without an error.
+
+    After an interruption it stays where it is, and the next call with the same `about` is given it as it was left; one
+    with another `about` empties it first. Inside lies `export.json` with `about`, in the finished folder too.
+
+    Args:
+        target: a folder that is empty or not there; the folders above it are made.
+        about: JSON values that say what the folder will hold.
+
+    Raises:
+        RunFolderError: `target` holds something, or it cannot be made there.
+    """
+    target = Path(os.path.realpath(target))
+    growing = target.parent / f"{UNFINISHED}{target.name}"
+    try:
+        refuse_full(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if os.path.lexists(growing):
+            _clear(growing, about)
+        growing.mkdir(exist_ok=True)
+        write_json(growing / ABOUT, about)
+    except OSError as error:
+        raise RunFolderError(f"{target} cannot be made ({error.strerror}): choose another folder") from None
+    try:
+        yield growing
+    except BaseException:
+        if os.listdir(growing) == [ABOUT]:  # nothing to go on from
+            shutil.rmtree(growing)
+        raise
+    try:
+        os.rename(growing, target)  # replaces an empty folder, and nothing else
+    except OSError as error:
+        raise RunFolderError(
+            f"{target} cannot be put in place ({error.strerror}): all of it is in {growing}, move it yourself"
+        ) from None
+
+
+def refuse_full(target: Path) -> None:
+    """Raises RunFolderError when `target` is there and anything but an empty folder."""
+    if not os.path.lexists(target):
+        return
+    if not target.is_dir():
+        raise RunFolderError(f"{target} is not a folder: choose a new or empty one")
+    if any(target.iterdir()):
+        raise RunFolderError(f"{target} is not empty, and nothing is overwritten: choose a new or empty folder")
+
+
+def _clear(growing: Path, about: dict[str, Any]) -> None:
+    """Of what an unfinished call left, removes all if it was another one, and otherwise the files that were cut off.
+
+    Raises:
+        RunFolderError: no such call can have left it.
+    """
+    ours = growing.is_dir() and not growing.is_symlink()
+    if not ours or not ((growing / ABOUT).is_file() or all(_cut_off(path) for path in growing.iterdir())):
+        raise RunFolderError(f"{growing} is in the way, and is not an unfinished export: remove it")
+    if (growing / ABOUT).is_file() and read_json(growing / ABOUT) != about:
+        shutil.rmtree(growing)
+        return
+    for path in list(growing.rglob(f"{UNFINISHED}*")):
+        path.unlink()
+
+
+def _cut_off(path: Path) -> bool:
+    return path.name.startswith(UNFINISHED)

@@ -1,0 +1,159 @@
+"""The classifier of a real, tiny run, exported and used by others; and the one door to all exports."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from huggingface_hub import ModelCard
+from PIL import Image
+from safetensors.numpy import load_file
+
+import spiceclust
+from spiceclust import pipeline, prediction
+from spiceclust.data.sources import open_source
+from spiceclust.errors import ConfigError, RunFolderError
+from spiceclust.model_card import card_of
+from spiceclust.outputs.evaluate import evaluate, write_scores
+from spiceclust.result import Result
+from synthetic import shapes
+from test_pipeline import contents
+from test_pipeline import request as asked
+
+
+@pytest.fixture(scope="module", params=["grey", "colour"])
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(request.param, tmp_path_factory.mktemp(request.param))
+
+
+def make_run(colours: str, root: Path) -> Path:
+    """A run of 30 photos of many sides, among them a large JPEG, a turned one, and one with transparency."""
+    images, _ = shapes(10, size=24)
+    (root / "photos").mkdir()
+    for i, grey in enumerate(images):
+        tint = np.array([1.0, 0.8, 0.5]) if colours == "colour" else np.ones(3)
+        image = Image.fromarray((grey[..., None] * tint).astype(np.uint8))
+        image = image.resize([(24, 24), (40, 30), (12, 20), (700, 500)][i % 4])
+        exif = image.getexif()
+        if i == 3:
+            exif[0x0112] = 6
+        if i == 4:
+            image.putalpha(Image.linear_gradient("L").resize(image.size))
+        image.save(root / f"photos/{i:02}.{'jpg' if i % 4 == 3 else 'png'}", exif=exif)
+    pipeline.fit(open_source(root / "photos"), asked(), root / "run")
+    return root / "run"
+
+
+def test_onnx_equals_predict(run: Path, tmp_path: Path) -> None:
+    """Decoded by the code block of the README that lies beside it."""
+    done = spiceclust.export(run, tmp_path / "out", "onnx")
+    assert done == (tmp_path / "out", 0, [])
+    onnx.checker.check_model(str(tmp_path / "out/model.onnx"), full_check=True)
+    (block,) = re.findall(r"```python\n(.*?)```", (tmp_path / "out/README.md").read_text(), re.DOTALL)
+    definitions, use = block.split("session = ")
+    names: dict[str, Any] = {}
+    exec(definitions, names)
+    assert "onnxruntime.InferenceSession(" in use
+    photos = open_source(run.parent / "photos")
+    images = np.stack([names["prepare"](file) for file in photos.files])  # type: ignore[union-attr]
+    session = onnxruntime.InferenceSession(str(tmp_path / "out/model.onnx"), providers=["CPUExecutionProvider"])
+    wanted = prediction.predict(run, photos)
+    for part in (slice(None), slice(4, 5)):  # any number at once
+        probabilities, embeddings = session.run(None, {"images": images[part]})
+        np.testing.assert_allclose(probabilities, wanted.probabilities[part], atol=1e-4)
+        np.testing.assert_allclose(embeddings, prediction.transform(run, photos)[part], atol=1e-4)
+    assert len(np.unique(wanted.probabilities.round(3), axis=0)) > 5  # images differ, so that equal means something
+
+
+def test_onnx_says_how_images_are_prepared(run: Path, tmp_path: Path) -> None:
+    spiceclust.export(run, tmp_path / "out", "onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "out/model.onnx"), providers=["CPUExecutionProvider"])
+    facts = session.get_modelmeta().custom_metadata_map
+    config = json.loads((run / "model/config.json").read_text())
+    (given,) = session.get_inputs()
+    assert given.type == "tensor(uint8)"
+    assert given.shape[1:] == [config["channels"], config["image_size"], config["image_size"]]
+    assert facts["image_size"] == str(config["image_size"])
+    assert facts["channels"] == str(config["channels"])
+    assert facts["n_clusters"] == "3"
+    assert json.loads(facts["cluster_names"]) == ["cluster_00", "cluster_01", "cluster_02"]
+    assert "Lanczos" in facts["preprocessing"]
+    assert [output.name for output in session.get_outputs()] == ["probabilities", "embeddings"]
+    assert session.get_outputs()[0].shape[1] == 3
+
+
+def test_safetensors_is_a_model_that_predict_takes(run: Path, tmp_path: Path) -> None:
+    spiceclust.export(run, tmp_path / "out", "safetensors")
+    photos = open_source(run.parent / "photos")
+    moved = prediction.predict(tmp_path / "out", photos)
+    wanted = prediction.predict(run, photos)
+    np.testing.assert_array_equal(moved.probabilities, wanted.probabilities)
+    tensors = load_file(tmp_path / "out/model.safetensors")
+    assert tensors["head.2.weight"].shape[0] == 3
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "README.md", "config.json", "model.safetensors", "export.json",
+    }  # fmt: skip
+
+
+def test_the_model_card_is_read_by_the_hub_s_library(run: Path, tmp_path: Path) -> None:
+    spiceclust.export(run, tmp_path / "out", "safetensors")
+    text = (tmp_path / "out/README.md").read_text()
+    card = ModelCard(text)
+    assert card.data.library_name == "spiceclust"
+    assert card.data.pipeline_tag == "image-classification"
+    assert card.data.license is None  # the user's to choose
+    assert "# Clusters of 30 images" in text
+    assert "accuracy" not in text
+    result = Result.load(run)
+    for cluster, size in enumerate(np.bincount(result.labels, minlength=3).tolist()):
+        assert f"| {cluster} | {size} | " in text
+    assert f"| reliable images | {result.reliable.mean():.3f} |" in text
+
+
+def test_nothing_exported_tells_of_the_machine(run: Path, tmp_path: Path) -> None:
+    for kind in ("onnx", "safetensors", "folders", "csv", "coco", "labelstudio", "fiftyone", "imagefolder"):
+        spiceclust.export(run, tmp_path / kind, kind)
+    found = contents(tmp_path)
+    assert len(found) > 150
+    assert not [name for name, content in found.items() if str(run.parent).encode() in content]
+
+
+def test_the_card_tells_of_true_labels_once_they_were_compared_with(tmp_path: Path) -> None:
+    run = make_run("grey", tmp_path)
+    result = Result.load(run)
+    scores, trust = evaluate(result, {row.path: str(i % 3) for i, row in enumerate(result.rows)})
+    write_scores(run, result, scores, trust)
+    text = card_of(Result.load(run))
+    assert f"| accuracy, best match of clusters and classes | {scores.acc:.3f} |" in text
+    assert f"| NMI | {scores.nmi:.3f} |" in text
+    assert f"| calibration error | {trust.ece:.3f} |" in text
+    assert "On the 30 images" in text
+
+
+def test_every_kind_goes_through_one_door(run: Path, tmp_path: Path) -> None:
+    done = spiceclust.export(str(run), str(tmp_path / "out"), "folders", link="symlink", source=run.parent / "photos")
+    assert done.images == 30
+    with pytest.raises(RunFolderError, match="nothing is overwritten"):
+        spiceclust.export(run, tmp_path / "out", "onnx")
+    with pytest.raises(ConfigError, match=r"unknown kind of export 'zip': choose one of folders, .*, safetensors"):
+        spiceclust.export(run, tmp_path / "new", "zip")
+    with pytest.raises(ConfigError, match="onnx holds no images: leave out only, link and source"):
+        spiceclust.export(run, tmp_path / "new", "onnx", only="reliable")
+    with pytest.raises(RunFolderError, match="is not a run folder"):
+        spiceclust.export(tmp_path, tmp_path / "new", "safetensors")
+    assert not (tmp_path / "new").exists()
+
+
+def test_without_the_extra_a_sentence_says_what_to_install(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find(name))
+    with pytest.raises(ConfigError, match=r"onnx needs onnxscript: pip install 'spiceclust\[onnx\]'"):
+        spiceclust.export(run, tmp_path / "out", "onnx")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,103 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from spiceclust.errors import RunFolderError
+from spiceclust.staging import new_folder
+
+ABOUT = {"kind": "folders", "n": 3}
+
+
+def fill(target: Path, about: dict[str, object] = ABOUT, *, stop: bool = False, name: str = "a.txt") -> None:
+    with new_folder(target, about) as folder:
+        assert not target.exists() or not any(target.iterdir())
+        (folder / name).write_text("whole")
+        if stop:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("there", ["no", "empty", "deep"])
+def test_the_folder_is_there_when_it_is_whole(there: str, tmp_path: Path) -> None:
+    target = tmp_path / ("a/b/new" if there == "deep" else "new")
+    if there == "empty":
+        target.mkdir()
+    fill(target)
+    assert sorted(path.name for path in target.iterdir()) == ["a.txt", "export.json"]
+    assert json.loads((target / "export.json").read_text()) == ABOUT
+    assert [path.name for path in target.parent.iterdir()] == ["new"]
+
+
+def test_an_interrupted_call_is_gone_on_with(tmp_path: Path) -> None:
+    target = tmp_path / "new"
+    with pytest.raises(KeyboardInterrupt):
+        fill(target, stop=True)
+    assert not target.exists()
+    fill(target, name="b.txt")
+    assert sorted(path.name for path in target.iterdir()) == ["a.txt", "b.txt", "export.json"]
+
+
+def test_what_is_left_of_another_call_is_not_mixed_in(tmp_path: Path) -> None:
+    target = tmp_path / "new"
+    with pytest.raises(KeyboardInterrupt):
+        fill(target, stop=True)
+    fill(target, {**ABOUT, "n": 4}, name="b.txt")
+    assert sorted(path.name for path in target.iterdir()) == ["b.txt", "export.json"]
+
+
+def test_a_call_that_was_killed_at_its_start_is_in_nobody_s_way(tmp_path: Path) -> None:
+    """Before it said what it is: an empty folder, or a file that was cut off in it."""
+    (tmp_path / ".unfinished-new").mkdir()
+    (tmp_path / ".unfinished-new/.unfinished-q1w2").write_text('{"kin')
+    fill(tmp_path / "new")
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["a.txt", "export.json"]
+
+
+def test_an_error_before_anything_is_written_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="nothing"), new_folder(tmp_path / "new", ABOUT):
+        raise RunFolderError("nothing")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["file", "full", "link to nowhere"])
+def test_nothing_is_overwritten(kind: str, tmp_path: Path) -> None:
+    target = tmp_path / "new"
+    if kind == "file":
+        target.write_text("mine")
+    elif kind == "full":
+        target.mkdir()
+        (target / "mine.txt").write_text("mine")
+    else:
+        target.symlink_to(tmp_path / "new/nowhere/at/all")
+    with pytest.raises(RunFolderError, match="choose"):
+        fill(target)
+    if kind == "file":
+        assert target.read_text() == "mine"
+    if kind == "full":
+        assert (target / "mine.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("kind", ["folder", "link"])
+def test_what_is_in_the_way_and_not_ours_stays(kind: str, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "export.json").write_text(json.dumps(ABOUT))
+    way = tmp_path / ".unfinished-new"
+    if kind == "folder":
+        way.mkdir()
+        (way / "mine.txt").write_text("mine")
+    else:
+        way.symlink_to(elsewhere)
+    with pytest.raises(RunFolderError, match="remove it"):
+        fill(tmp_path / "new")
+    assert not (elsewhere / "a.txt").exists()
+    assert kind == "link" or (way / "mine.txt").read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="cannot be made") as caught:
+        fill(Path("/proc/nowhere/new"))
+    assert "\n" not in str(caught.value)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunFolderError, match="choose another folder"):
+        fill(tmp_path / "file/new")
