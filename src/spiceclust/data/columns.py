@@ -38,7 +38,7 @@ def column_of(schema: Any, wanted: str, what: str) -> str:
 
 
 def leaf_of(field: Any) -> str:
-    """Where the bytes lie in a column, an Arrow field: in itself, or in the `bytes` of a pair; empty if there are none."""
+    """Where the bytes lie in a column, an Arrow field: in itself, or in the `bytes` of a pair; empty if nowhere."""
     import pyarrow as pa
 
     if pa.types.is_struct(field.type):
