@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from spiceclust.config import Facts, FitConfig, Request, image_size, resolve
+from spiceclust.data.arrays import Array
 from spiceclust.data.domain import DomainChoice, choose_domain
 from spiceclust.data.images import Images, load
 from spiceclust.data.sources import Source
@@ -111,6 +112,8 @@ def fit(
     _say_start(images, config, why, context)
 
     run = _Run(folder, config, images, context)
+    if isinstance(source, Array) and source.extra is not None:
+        run.add_to_stage_1(load(source.extra, config.image_size, config.channels, context.progress))
     if earlier is None:
         run.refuse_other_stages()
     run.record.update(request=request.model_dump(), source=source.description, source_root=source.root, views=why)
@@ -126,6 +129,7 @@ class _Run:
     def __init__(self, folder: Path, config: FitConfig, images: Images, context: Context) -> None:
         self.folder, self.config, self.images, self.context = folder, config, images, context
         self.digest = sha256_json([images.fingerprint, VERSION])
+        self.more: Tensor | None = None
         self.metrics: dict[str, Any] = {}
         self.record: dict[str, Any] = {
             "state": "running",
@@ -138,11 +142,20 @@ class _Run:
             "seconds": {},
         }
 
+    def add_to_stage_1(self, more: Images) -> None:
+        """Lets stage 1 learn from more images, which are not clustered."""
+        self.more = torch.from_numpy(more.pixels)
+        self.digest = sha256_json([self.digest, more.fingerprint])
+        self.record["only_in_stage_1"] = len(self.more)
+        self.context.progress.say(f"{len(self.more)} more images join stage 1 alone")
+
     def execute(self, pixels: Tensor) -> Result:
         """Runs every stage on (N, channels, S, S) uint8 pixels, writes the results, and returns them."""
         config, context = self.config, self.context
         method = METHODS[config.method]
-        pretrained = self._stage("1-pretrain", PRETRAIN_FIELDS, lambda context: pretrain.run(pixels, config, context))
+        pretrained = self._stage(
+            "1-pretrain", PRETRAIN_FIELDS, lambda context: pretrain.run(self._with_more(pixels), config, context)
+        )
         encoder = pretrain.new_encoder(pixels, config, context).to(context.device)
         encoder.load_state_dict(dict(pretrained.tensors))
         embedded = self._stage("2-embed", EMBED_FIELDS, lambda context: embed.run(pixels, encoder, config, context))
@@ -210,6 +223,9 @@ class _Run:
         result.save(self.folder)
         shutil.rmtree(self.folder / SNAPSHOTS, ignore_errors=True)
         return result
+
+    def _with_more(self, pixels: Tensor) -> Tensor:
+        return pixels if self.more is None else torch.cat([pixels, self.more.to(pixels.device)])
 
     def _cluster(
         self, method: _Method, embedded: Artefact, pixels: Tensor, encoder: Encoder, context: Context

@@ -4,7 +4,6 @@ import hashlib
 import io
 import os
 import tarfile
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from PIL import Image
 
+from pictures import encoded, picture, write_tar
 from spiceclust.data import tars as module
 from spiceclust.data.decode import DecodeError
 from spiceclust.data.images import Images, load
@@ -25,25 +24,6 @@ from spiceclust.errors import SourceError
 from spiceclust.progress import Silent
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
-
-
-def picture(seed: int, width: int = 10, height: int = 8) -> NDArray[np.uint8]:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def encoded(seed: int, kind: str = "PNG") -> bytes:
-    content = io.BytesIO()
-    Image.fromarray(picture(seed)).save(content, kind)
-    return content.getvalue()
-
-
-def write_tar(path: Path, members: Iterable[tuple[str, bytes]], form: int = tarfile.PAX_FORMAT) -> Path:
-    with tarfile.open(path, "w", format=form) as archive:
-        for name, content in members:
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return path
 
 
 def read(source: Any) -> Images:

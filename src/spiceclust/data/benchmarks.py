@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from spiceclust.data.arrays import Array, open_array
 from spiceclust.data.encoded import Encoded
 from spiceclust.data.files import find_files, in_folder
-from spiceclust.data.idx import npz_entries, read_idx, usps_images
+from spiceclust.data.idx import is_text, npz_entries, read_idx, usps_images
 from spiceclust.data.pickles import unpickle
 from spiceclust.data.tars import open_tars
 from spiceclust.data.wording import counted, printable
@@ -131,16 +131,22 @@ def _stl_file(place: str, file: str) -> NDArray[np.uint8]:
 
 def _idx_set(name: str) -> Callable[[str], Array]:
     def read(place: str) -> Array:
-        files = [find(place, file) for file in _idx_names(name)]
+        files = image_files(name, place)
+        names = ", ".join(dict.fromkeys(os.path.basename(file) for file in files))
         if files[0].endswith(".npz"):
-            images = npz_entries(files[0], ("images",), ("x_train", "x_test"))
-        elif "zip." in files[0]:
-            images = np.concatenate([usps_images(file) for file in files])
-        else:
-            images = np.concatenate([read_idx(file, 3) for file in files])
-        return open_array(images, ", ".join(dict.fromkeys(os.path.basename(file) for file in files)))
+            return open_array(npz_entries(files[0], ("images",), ("x_train", "x_test")), names)
+        splits = [usps_images(file) if is_text(file) else read_idx(file, 3) for file in files]
+        if splits[0].shape[1:] != splits[1].shape[1:]:
+            shapes = " and ".join(str(split.shape) for split in splits)
+            raise SourceError(f"{names} in {printable(place)} hold {shapes}: they are not of one data set")
+        return open_array(np.concatenate(splits), names)
 
     return read
+
+
+def image_files(name: str, place: str) -> list[str]:
+    """Where the images of MNIST and its like are, a file for each split; a .npz twice."""
+    return [find(place, file) for file in _idx_names(name)]
 
 
 def _idx_names(name: str) -> tuple[str, ...]:

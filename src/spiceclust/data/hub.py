@@ -71,8 +71,6 @@ def open_hugging_face(given: str) -> HuggingFace:
     encoded = found.with_format(None).select_columns([column])
     if isinstance(found.features[column], datasets.Image):
         encoded = encoded.cast_column(column, datasets.Image(decode=False))
-    if not len(encoded):
-        raise SourceError(f"{what} holds no rows")
     described = f"{what}, {counted(len(encoded), 'row')}, column {column}"
     return HuggingFace(_names(encoded, column), described, encoded, column)
 

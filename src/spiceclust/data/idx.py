@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
 import zlib
 from collections.abc import Sequence
 from typing import Any, BinaryIO, Final
@@ -29,7 +30,10 @@ def read_idx(path: str, dimensions: int) -> NDArray[np.uint8]:
             magic = file.read(4)
             if magic != bytes([0, 0, 8, dimensions]):
                 raise ValueError(f"begins with {magic.hex() or 'nothing'}, not with 000008{dimensions:02}")
-            shape = [int.from_bytes(file.read(4)) for _ in range(dimensions)]
+            header = file.read(4 * dimensions)
+            if len(header) < 4 * dimensions:
+                raise ValueError("ends within its header")
+            shape = np.frombuffer(header, ">u4").tolist()
             length = math.prod(shape)
             if length > MAX_BYTES:
                 raise ValueError(f"says it holds {length:,} bytes, limit {MAX_BYTES:,}")
@@ -57,6 +61,11 @@ def npz_entries(path: str, *choices: tuple[str, ...]) -> NDArray[Any]:
         raise SourceError(f"{printable(path)} cannot be read as arrays ({why(error)})") from None
     listed = " or ".join(" and ".join(names) for names in choices)
     raise SourceError(f"{printable(path)} has no arrays {listed}; it has: {there or 'none'}")
+
+
+def is_text(path: str) -> bool:
+    """Whether this is a split of USPS as lines of numbers."""
+    return os.path.basename(path).startswith("zip.")
 
 
 def usps_images(path: str) -> NDArray[np.uint8]:
