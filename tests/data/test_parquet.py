@@ -38,7 +38,7 @@ def test_a_column_of_bytes(tmp_path: Path) -> None:
     source = open_source(path)
     assert isinstance(source, Parquet)
     assert source.paths == ["a.parquet:0", "a.parquet:1", "a.parquet:2"]
-    assert source.description == f"Parquet {path}, 3 rows, column image"
+    assert source.description == f"Parquet file {path}, 3 rows, column image"
     assert (source.native_size(), source.root) == (8, str(tmp_path))
     images = read(str(path))
     for i, row in enumerate(images.rows):
@@ -105,7 +105,10 @@ def test_several_files_are_one_source(tmp_path: Path) -> None:
     (tmp_path / "_SUCCESS").write_bytes(b"")
     source = open_source(tmp_path)
     assert source.paths == [f"part-{i // 2}.parquet:{i % 2}" for i in range(6)]
-    assert source.description == f"3 Parquet files in {tmp_path}, 6 rows, column image"
+    assert (
+        source.description
+        == f"3 Parquet files, {tmp_path}/part-0.parquet to {tmp_path}/part-2.parquet, 6 rows, column image"
+    )
     assert open_source(f"{tmp_path}/*.parquet").paths == source.paths
     assert open_source(f"{tmp_path}/part-[01].parquet#image").paths == source.paths[:4]
     for i in range(6):

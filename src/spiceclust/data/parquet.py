@@ -16,7 +16,7 @@ from spiceclust.data.columns import column_of, leaf_of
 from spiceclust.data.decode import DecodeError
 from spiceclust.data.encoded import Encoded, refuse_large, spread
 from spiceclust.data.files import open_regular
-from spiceclust.data.wording import counted, printable, why
+from spiceclust.data.wording import counted, printable, several, why
 from spiceclust.errors import SourceError
 
 NAMES: Final = ("path", "file_name", "filename", "__key__")  # columns that may say what an image is called
@@ -108,7 +108,7 @@ def open_parquet(files: Sequence[str], column: str = "") -> Parquet:
         SourceError: no column, or several, could be the one; no rows; a row group is too large.
     """
     root = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files])
-    what = f"Parquet {printable(files[0])}" if len(files) == 1 else f"{len(files)} Parquet files in {printable(root)}"
+    what = several(files, "Parquet file")
     shown = {file: printable(os.path.relpath(os.path.abspath(file), root)).replace(os.sep, "/") for file in files}
     groups: list[Group] = []
     paths: list[str] = []

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from spiceclust.data.decode import DecodeError, header_size
 from spiceclust.data.encoded import MAX_BYTES, Encoded, refuse_large
 from spiceclust.data.files import open_regular
-from spiceclust.data.wording import counted, printable, why
+from spiceclust.data.wording import counted, printable, several, why
 from spiceclust.errors import SourceError
 
 BLOCK: Final = 512
@@ -119,10 +119,10 @@ def open_tars(tars: Sequence[str]) -> Tars:
             paths.append(f"{name}/{printable(member.name)}" if member.name else name)
             places.append((number, member.offset, member.size))
     beside = ", ".join(f"{n} .{extension}" for extension, n in sorted(passed.items()))
-    what = printable(tars[0]) if len(tars) == 1 else f"{len(tars)} tars in {printable(root)}"
+    what = several(tars, "tar")
     if not paths:
-        raise SourceError(f"{what} {'hold' if len(tars) > 1 else 'holds'} no images, only: {beside or 'nothing'}")
-    described = f"tar {what}, {counted(len(paths), 'file')}" + (f"; passed over: {beside}" if beside else "")
+        raise SourceError(f"{what}: no images there, only: {beside or 'nothing'}")
+    described = f"{what}, {counted(len(paths), 'file')}" + (f"; passed over: {beside}" if beside else "")
     return Tars(paths, described, list(tars), np.array(places, np.int64), reasons, root=printable(root))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 
 def printable(path: str) -> str:
@@ -17,6 +18,12 @@ def why(error: Exception) -> str:
     """One short line."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split())[:120] or type(error).__name__
+
+
+def several(files: Sequence[str], kind: str) -> str:
+    """`tar a.tar`, `3 tars, a.tar to c.tar`."""
+    first, last = printable(files[0]), printable(files[-1])
+    return f"{kind} {first}" if len(files) == 1 else f"{len(files)} {kind}s, {first} to {last}"
 
 
 def counted(n: int, thing: str) -> str:
