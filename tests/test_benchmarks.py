@@ -12,6 +12,7 @@ import gpu_cifar
 import neighbors
 import numpy as np
 import pytest
+import scan
 import self_label
 import startup
 import torch
@@ -183,6 +184,16 @@ def test_start_up_is_measured_for_every_command(tmp_path: Path) -> None:
     seconds = json.loads((tmp_path / "startup.json").read_text())["seconds"]
     assert seconds.keys() == startup.COMMANDS.keys()
     assert all(len(values) == 1 and values[0] > 0 for values in seconds.values())
+
+
+def test_finding_and_reading_are_measured_for_every_kind_of_source(tmp_path: Path) -> None:
+    scan.main(["--images", "300", "--out", str(tmp_path)])
+    kinds = json.loads((tmp_path / "scan.json").read_text())["kinds"]
+    assert kinds.keys() == scan.KINDS.keys()
+    for case in kinds.values():
+        assert case["n"] == 300
+        assert all(seconds > 0 for seconds in case["seconds"].values())
+    assert (tmp_path / "scan.md").read_text().count("| 0.") >= 3
 
 
 def test_self_labelling_is_measured_on_cached_and_fresh_views(benchmark: Path) -> None:
