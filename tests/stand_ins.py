@@ -100,11 +100,11 @@ def write_imagenet(root: Path, classes: tuple[str, ...], per_class: int = 2) -> 
 
 def write_tiny_imagenet(root: Path) -> None:
     top = root / "tiny-imagenet-200"
-    for name in ("n01443537", "n02085936"):
+    for number, name in enumerate(("n01443537", "n02085936")):
         (top / "train" / name / "images").mkdir(parents=True)
         (top / "train" / name / f"{name}_boxes.txt").write_text("boxes")
         for i in range(3):
-            Image.fromarray(draw(i, 64, 64, 3)).save(top / "train" / name / "images" / f"{name}_{i}.JPEG")
+            Image.fromarray(draw(10 * number + i, 64, 64, 3)).save(top / "train" / name / "images" / f"{name}_{i}.JPEG")
     (top / "val" / "images").mkdir(parents=True)
     (top / "val" / "images" / "val_0.JPEG").write_bytes(encoded(0, "JPEG"))
     (top / "wnids.txt").write_text("n01443537\nn02085936\n")

@@ -17,9 +17,10 @@ from typer.testing import CliRunner
 from pictures import write_tar
 from spiceclust import pipeline, prediction
 from spiceclust.cli import app
+from spiceclust.data.benchmarks import IMAGENET_10, IMAGENET_DOGS
 from spiceclust.data.sources import open_source
 from spiceclust.training.checkpoint import Artefact
-from stand_ins import draw, write_cifar10, write_stl
+from stand_ins import draw, write_cifar10, write_cifar100, write_imagenet, write_stl, write_tiny_imagenet
 from synthetic import shapes
 from test_label_firewall import comparable
 from test_pipeline import TINY, contents, request, rows_of
@@ -129,6 +130,30 @@ def test_labels_in_cifar_s_pickles_change_no_byte_and_evaluate_reads_them(tmp_pa
     assert comparable(runs[0]) == comparable(runs[1])
     found = CliRunner().invoke(app, ["evaluate", str(runs[0]), "--labels", f"cifar10:{tmp_path}/one"])
     assert json.loads(found.output)["n"] == 30
+
+
+PAPER = {
+    "cifar10": (write_cifar10, "wrn28_2"),
+    "cifar100-20": (write_cifar100, "wrn28_8"),
+    "stl10": (write_stl, "wrn37_2"),
+    "imagenet10": (lambda root: write_imagenet(root, IMAGENET_10), "resnet34"),
+    "imagenet-dogs15": (lambda root: write_imagenet(root, IMAGENET_DOGS, 1), "resnet34"),
+    "tiny-imagenet": (write_tiny_imagenet, "resnet34"),
+}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_preset_paper_runs_on_each_data_set_of_the_paper(name: str, tmp_path: Path) -> None:
+    write, backbone = PAPER[name]
+    write(tmp_path)
+    source = open_source(f"{name}:{tmp_path}")
+    few = {**TINY, "semi": {"steps": 2, "batch_size": 4, "unlabelled_ratio": 2}}
+    asked = request(few, n_clusters=2, preset="paper", image_size=8)  # the files have their true sizes
+    result = pipeline.fit(source, asked, tmp_path / "run")
+    config = result.run["config"]
+    assert (config["backbone"], config["preset"], config["method"]) == (backbone, "paper", "spice-paper")
+    assert len(result.rows) == len(source)
+    assert (result.labels >= 0).all()
 
 
 # STL-10's unlabelled images

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -106,7 +106,7 @@ def fit(
     images = load(source, image_size(request, native), None, context.progress)
     pixels = torch.from_numpy(images.pixels)
     views = choose_domain(pixels)
-    config = resolve(request, _facts(images, native, views))
+    config = resolve(request, _facts(images, native, views, source.benchmark))
     refuse_differences(folder, earlier, config.model_dump(), images.fingerprint)
     why = f"chosen: {views.reason}" if request.views == "auto" else "as asked"
     _say_start(images, config, why, context)
@@ -279,9 +279,10 @@ class _Run:
         return finished.artefact
 
 
-def _facts(images: Images, native: int, views: DomainChoice) -> Facts:
+def _facts(images: Images, native: int, views: DomainChoice, benchmark: str) -> Facts:
     n, channels = images.pixels.shape[:2]
-    return Facts(n_images=n, native_size=native, channels=3 if channels == 3 else 1, domain=views.domain)
+    grey_or_colour: Literal[1, 3] = 3 if channels == 3 else 1
+    return Facts(n_images=n, native_size=native, channels=grey_or_colour, domain=views.domain, benchmark=benchmark)
 
 
 def _say_start(images: Images, config: FitConfig, views: str, context: Context) -> None:

@@ -29,6 +29,7 @@ class Array:
         array: (N, H, W) or (N, H, W, 1 | 3 | 4) uint8, uint16, bool, or floats in [0, 1].
         root: empty: row numbers are relative to nothing.
         extra: more images of the kind, which only stage 1 sees.
+        benchmark: which data set of the paper this is, if one.
     """
 
     paths: list[str]
@@ -36,6 +37,7 @@ class Array:
     array: NDArray[Any]
     root: str = ""
     extra: Array | None = None
+    benchmark: str = ""
 
     def __len__(self) -> int:
         return len(self.paths)

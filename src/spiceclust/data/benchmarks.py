@@ -59,7 +59,7 @@ def open_benchmark(name: str, root: str) -> Encoded | Array:
         SourceError: files are missing or damaged; the error says what to get and where to put it.
     """
     source = BENCHMARKS[name].read(home(name, root))
-    return replace(source, description=f"{name}: {source.description}")
+    return replace(source, description=f"{name}: {source.description}", benchmark=name)
 
 
 def home(name: str, root: str) -> str:

@@ -34,11 +34,13 @@ class Encoded(ABC):
         paths: what the manifest calls each image.
         description: for run.json.
         root: absolute path of the folder that `paths` are relative to; empty where there is none.
+        benchmark: which data set of the paper this is, if one.
     """
 
     paths: list[str]
     description: str
     root: str = field(default="", kw_only=True)
+    benchmark: str = field(default="", kw_only=True)
 
     def __len__(self) -> int:
         return len(self.paths)
