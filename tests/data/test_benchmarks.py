@@ -320,6 +320,14 @@ def test_damaged_idx_files_are_one_line(tmp_path: Path, case: str, packed: str) 
     assert "\n" not in str(caught.value)
 
 
+def test_a_pipe_named_like_a_file_is_not_opened(tmp_path: Path) -> None:
+    write_mnist(tmp_path, packed=False)
+    (tmp_path / "t10k-images-idx3-ubyte").unlink()
+    os.mkfifo(tmp_path / "t10k-images-idx3-ubyte")
+    with pytest.raises(SourceError, match="not a sound IDX file: a named pipe, not a file"):
+        open_source(f"mnist:{tmp_path}")
+
+
 def test_splits_of_two_data_sets_are_refused(tmp_path: Path) -> None:
     write_mnist(tmp_path, packed=False)
     (tmp_path / "t10k-images-idx3-ubyte").write_bytes(idx(draw(0, 3, 20, 20)))

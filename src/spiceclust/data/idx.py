@@ -12,7 +12,9 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from spiceclust.data.decode import DecodeError
 from spiceclust.data.encoded import MAX_BYTES
+from spiceclust.data.files import open_regular
 from spiceclust.data.wording import printable, why
 from spiceclust.errors import SourceError
 
@@ -40,7 +42,7 @@ def read_idx(path: str, dimensions: int) -> NDArray[np.uint8]:
             content = file.read(length)
             if len(content) < length:
                 raise ValueError(f"ends after {len(content):,} of {length:,} bytes")
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+    except (OSError, EOFError, ValueError, zlib.error, DecodeError) as error:
         raise SourceError(f"{printable(path)} is not a sound IDX file: {why(error)}") from None
     return np.frombuffer(content, np.uint8).reshape(shape)
 
@@ -89,4 +91,8 @@ def usps_columns(path: str, columns: Sequence[int]) -> NDArray[np.float64]:
 
 
 def _open(path: str) -> BinaryIO | gzip.GzipFile:
-    return gzip.open(path) if path.endswith(".gz") else open(path, "rb")
+    file, _ = open_regular(path)
+    if not path.endswith(".gz"):
+        return file
+    file.close()  # it was no pipe; gzip closes only what it has opened itself
+    return gzip.open(path)
