@@ -14,6 +14,7 @@ import neighbors
 import numpy as np
 import predict
 import pytest
+import scan
 import self_label
 import startup
 import torch
@@ -212,6 +213,16 @@ def test_prediction_is_measured_beside_a_plain_loop(tmp_path: Path) -> None:
     ((mine, theirs),) = found["seconds"]
     assert min(mine, theirs) > 0
     assert f"| {300 / mine:,.0f} | {300 / theirs:,.0f} | {theirs / mine:.2f} |" in (tmp_path / "predict.md").read_text()
+
+
+def test_finding_and_reading_are_measured_for_every_kind_of_source(tmp_path: Path) -> None:
+    scan.main(["--images", "300", "--out", str(tmp_path)])
+    kinds = json.loads((tmp_path / "scan.json").read_text())["kinds"]
+    assert kinds.keys() == scan.KINDS.keys()
+    for case in kinds.values():
+        assert case["n"] == 300
+        assert all(seconds > 0 for seconds in case["seconds"].values())
+    assert (tmp_path / "scan.md").read_text().count("| 0.") >= 3
 
 
 def test_self_labelling_is_measured_on_cached_and_fresh_views(benchmark: Path) -> None:

@@ -107,6 +107,32 @@ def test_key_momentum_and_queue_follow_the_steps_unless_given() -> None:
     assert pretrain(batch_size=128)[1] == 17 * 128
 
 
+@pytest.mark.parametrize(
+    ("name", "n", "side", "backbone", "queue", "agreement"),
+    [
+        ("cifar10", 60_000, 32, "wrn28_2", 12_800, 0.99),
+        ("cifar100-20", 60_000, 32, "wrn28_8", 12_800, 0.99),
+        ("stl10", 13_000, 96, "wrn37_2", 65_536, 0.90),
+        ("imagenet10", 13_000, 375, "resnet34", 65_536, 0.90),
+        ("imagenet-dogs15", 19_500, 375, "resnet34", 65_536, 0.90),
+        ("tiny-imagenet", 100_000, 64, "resnet34", 65_536, 0.95),
+    ],
+)
+def test_paper_on_a_data_set_of_the_paper(
+    name: str, n: int, side: int, backbone: str, queue: int, agreement: float
+) -> None:
+    known = facts(n, side, 3, "natural").model_copy(update={"benchmark": name})
+    found = resolve(Request(n_clusters=10, preset="paper"), known)
+    assert (found.backbone, found.pretrain.queue_size, found.select.agreement) == (backbone, queue, agreement)
+    assert (found.pretrain.epochs, found.pretrain.batch_size, found.image_size) == (1000, 128, min(side, 224))
+    assert (found.semi.steps, found.semi.threshold, found.method) == (2**20, 0.95, "spice-paper")
+    for preset in ("quick", "standard"):  # these follow from the images, whatever they are called
+        plain = resolve(Request(n_clusters=10, preset=preset), facts(n, side, 3, "natural"))
+        assert resolve(Request(n_clusters=10, preset=preset), known) == plain
+    asked = resolve(Request(n_clusters=10, preset="paper", overrides={"backbone": "resnet18"}), known)
+    assert asked.backbone == "resnet18"
+
+
 def test_paper_is_the_published_schedule() -> None:
     paper = config(50_000, 10, "paper")
     assert paper.backbone == "resnet34"

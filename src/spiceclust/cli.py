@@ -25,7 +25,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-SourceArgument = Annotated[str, typer.Argument(help="A folder, a .npy or .npz file, or builtin:digits.")]
+SourceArgument = Annotated[
+    str, typer.Argument(help="A folder, a picture, .npy, .npz, .tar or .parquet, hf:NAME, NAME:ROOT, builtin:digits.")
+]
 RunArgument = Annotated[Path, typer.Argument(help="A run folder, as `fit` makes it.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
 
@@ -131,7 +133,9 @@ def predict(
 @app.command()
 def evaluate(
     run: RunArgument,
-    labels: Annotated[str, typer.Option(help="A .csv (path,label), a .npz with labels, folders, or digits.")],
+    labels: Annotated[
+        str, typer.Option(help="A .csv (path,label), a .npz with labels, folders, digits, or NAME:ROOT.")
+    ],
 ) -> None:
     """Score a finished run against true labels and print JSON."""
     from spiceclust.outputs.evaluate import evaluate, read_truth, write_scores

@@ -102,8 +102,8 @@ class Spice(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         """Learns clusters from images.
 
         Args:
-            X: a folder (searched recursively), a .npy or .npz file, a list of image paths, or an array
-                (n, H, W[, 3]) uint8.
+            X: a folder (searched recursively), a list of image paths, an array (n, H, W[, 3]) uint8, or any source
+                that the command takes: a .npy or .npz file, tars, Parquet, `hf:NAME`, `NAME:ROOT` of a benchmark.
             y: ignored; here for scikit-learn's contract. Labels are never read.
 
         Returns:

@@ -17,7 +17,7 @@ from spiceclust.presets import MAX_SIZE, PRESETS, Problem
 
 Method = Literal["spice", "spice-paper", "scan"]
 Domain = Literal["natural", "aligned", "glyph", "texture"]
-Backbone = Literal["resnet_small", "resnet18", "resnet34", "wrn28_2"]
+Backbone = Literal["resnet_small", "resnet18", "resnet34", "wrn28_2", "wrn28_8", "wrn37_2"]
 T = TypeVar("T")
 M = TypeVar("M", bound="_Frozen")
 
@@ -166,6 +166,7 @@ class Facts(_Frozen):
     native_size: int = Field(description="median of the shorter sides, pixels")
     channels: Literal[1, 3]
     domain: Domain = Field(description="the domain that `auto` would choose")
+    benchmark: str = Field(default="", description="which data set of the paper they are, if one")
 
 
 DEFAULT_METHOD: dict[str, Method] = {"quick": "spice", "standard": "spice", "paper": "spice-paper"}
@@ -228,7 +229,7 @@ def resolve(request: Request, facts: Facts) -> FitConfig:
         "views": views,
         "image_size": side,
         "channels": facts.channels,
-        **PRESETS[request.preset](Problem(n, c, side, views)),
+        **PRESETS[request.preset](Problem(n, c, side, views, facts.benchmark)),
     }
     max_neighbors = _given(request.overrides, "select", "max_neighbors")
     if isinstance(max_neighbors, int) and max_neighbors > 0:

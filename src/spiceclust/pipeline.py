@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spiceclust.config import Facts, FitConfig, Request, image_size, resolve
+from spiceclust.data.arrays import Array
 from spiceclust.data.domain import DomainChoice, choose_domain
 from spiceclust.data.images import Images, load
 from spiceclust.data.sources import Source
@@ -116,19 +117,21 @@ def fit(
     images = load(source, image_size(request, native), None, context.progress)
     pixels = torch.from_numpy(images.pixels)
     views = choose_domain(pixels)
-    config = resolve(request, _facts(images, native, views))
+    config = resolve(request, _facts(images, native, views, source.benchmark))
     refuse_differences(folder, earlier, config.model_dump(), images.fingerprint)
     why = f"chosen: {views.reason}" if request.views == "auto" else "as asked"
     _say_start(images, config, why, context)
 
     run = _Run(folder, config, images, context)
+    if isinstance(source, Array) and source.extra is not None:
+        run.add_to_stage_1(load(source.extra, config.image_size, config.channels, context.progress))
     if earlier is None:
         run.refuse_other_stages()
     run.record.update(request=request.model_dump(), source=source.description, source_root=source.root, views=why)
     make_writable(folder)
     write_json(folder / "run.json", run.record)  # first: it is what makes the folder a run
     write_manifest(folder, images.rows)
-    return run.execute(place(pixels, context.device))
+    return run.execute(pixels)
 
 
 class _Run:
@@ -137,6 +140,7 @@ class _Run:
     def __init__(self, folder: Path, config: FitConfig, images: Images, context: Context) -> None:
         self.folder, self.config, self.images, self.context = folder, config, images, context
         self.digest = sha256_json([images.fingerprint, VERSION])
+        self.more: Tensor | None = None
         self.metrics: dict[str, Any] = {}
         self.record: dict[str, Any] = {
             "state": "running",
@@ -151,11 +155,23 @@ class _Run:
             "seconds": {},
         }
 
-    def execute(self, pixels: Pixels) -> Result:
-        """Runs every stage on (N, channels, S, S) uint8 pixels, writes the results, and returns them."""
+    def add_to_stage_1(self, more: Images) -> None:
+        """Lets stage 1 learn from more images, which are not clustered."""
+        self.more = torch.from_numpy(more.pixels)
+        self.digest = sha256_json([self.digest, more.fingerprint])
+        self.record["only_in_stage_1"] = len(self.more)
+        self.context.progress.say(f"{len(self.more)} more images join stage 1 alone")
+
+    def execute(self, images: Tensor) -> Result:
+        """Runs every stage on (N, channels, S, S) uint8 pixels in host memory, writes the results, and returns them."""
         config, context = self.config, self.context
+        pixels = place(images, context.device)
         method = METHODS[config.method]
-        pretrained = self._stage("1-pretrain", PRETRAIN_FIELDS, lambda context: pretrain.run(pixels, config, context))
+        pretrained = self._stage(
+            "1-pretrain",
+            PRETRAIN_FIELDS,
+            lambda context: pretrain.run(self._with_more(images, pixels), config, context),
+        )
         encoder = pretrain.new_encoder(pixels, config, context).to(context.device)
         encoder.load_state_dict(dict(pretrained.tensors))
         embedded = self._stage("2-embed", EMBED_FIELDS, lambda context: embed.run(pixels, encoder, config, context))
@@ -224,6 +240,10 @@ class _Run:
         shutil.rmtree(self.folder / SNAPSHOTS, ignore_errors=True)
         return result
 
+    def _with_more(self, images: Tensor, pixels: Pixels) -> Pixels:
+        """What stage 1 learns from: the images, and those that only it sees."""
+        return pixels if self.more is None else place(torch.cat([images, self.more]), self.context.device)
+
     def _cluster(
         self, method: _Method, embedded: Artefact, pixels: Pixels, encoder: Encoder, context: Context
     ) -> Artefact:
@@ -276,9 +296,10 @@ class _Run:
         return finished.artefact
 
 
-def _facts(images: Images, native: int, views: DomainChoice) -> Facts:
+def _facts(images: Images, native: int, views: DomainChoice, benchmark: str) -> Facts:
     n, channels = images.pixels.shape[:2]
-    return Facts(n_images=n, native_size=native, channels=3 if channels == 3 else 1, domain=views.domain)
+    grey_or_colour: Literal[1, 3] = 3 if channels == 3 else 1
+    return Facts(n_images=n, native_size=native, channels=grey_or_colour, domain=views.domain, benchmark=benchmark)
 
 
 def _say_start(images: Images, config: FitConfig, views: str, context: Context) -> None:

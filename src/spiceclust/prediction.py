@@ -17,8 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from spiceclust.data.encoded import Read
 from spiceclust.data.images import planes, read_in_order
-from spiceclust.data.sources import Read, Source
+from spiceclust.data.sources import Source
 from spiceclust.errors import SourceError
 from spiceclust.functional.prototypes import typicality
 from spiceclust.manifest import Row

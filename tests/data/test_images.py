@@ -21,11 +21,14 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from PIL import Image
 
-from spiceclust.data import sources as module
+from spiceclust.data import files as module
+from spiceclust.data.arrays import Array
 from spiceclust.data.datasets import digits
 from spiceclust.data.decode import DecodeError, square
+from spiceclust.data.encoded import AT_ONCE, spread
+from spiceclust.data.files import Files
 from spiceclust.data.images import Images, load
-from spiceclust.data.sources import Array, Files, open_source
+from spiceclust.data.sources import open_source
 from spiceclust.errors import SourceError
 from spiceclust.progress import Silent
 
@@ -434,7 +437,7 @@ def test_a_single_picture(folder: Path) -> None:
     assert load(source, 8, None, Silent()).rows[0].status == "ok"
 
 
-@pytest.mark.parametrize("name", ["photos.tar", "notes.txt", "pipe"])
+@pytest.mark.parametrize("name", ["photos.zip", "notes.txt", "pipe"])
 def test_a_file_of_another_kind_is_refused(tmp_path: Path, name: str) -> None:
     if name == "pipe":
         os.mkfifo(tmp_path / name)
@@ -714,7 +717,7 @@ def test_native_size_reads_few_headers_from_all_over(tmp_path: Path, monkeypatch
         looked.append(path)
         return int(path), 10**6
 
-    monkeypatch.setattr(module, "_file_header", header)
+    monkeypatch.setattr(module, "file_header", header)
     n = 10_000
     source = Files([str(i) for i in range(n)], "", [str(i) for i in range(n)])
     assert abs(source.native_size() - n / 2) < n / 50
@@ -724,7 +727,7 @@ def test_native_size_reads_few_headers_from_all_over(tmp_path: Path, monkeypatch
 
 def test_native_size_finds_the_pictures_among_sidecars(monkeypatch: pytest.MonkeyPatch) -> None:
     names = [f"{i:04}.{kind}" for i in range(1024) for kind in ("jpg", "xmp")]
-    monkeypatch.setattr(module, "_file_header", lambda path: (33, 44) if path.endswith("jpg") else None)
+    monkeypatch.setattr(module, "file_header", lambda path: (33, 44) if path.endswith("jpg") else None)
     assert Files(names, "", names).native_size() == 33
     last_only = [f"{i}.xmp" for i in range(999)] + ["a.jpg"]
     assert Files(last_only, "", last_only).native_size() == 33
@@ -732,7 +735,7 @@ def test_native_size_finds_the_pictures_among_sidecars(monkeypatch: pytest.Monke
 
 @given(st.integers(1, 2000))
 def test_the_spread_visits_each_once(n: int) -> None:
-    assert sorted(module._spread(n)) == list(range(n))
+    assert sorted(spread(n)) == list(range(n))
 
 
 # Reading in threads
@@ -776,7 +779,7 @@ def test_the_result_does_not_depend_on_timing(tmp_path: Path, monkeypatch: pytes
         save(tmp_path / f"{i}.png", picture(i % 15))
     (tmp_path / "bad.png").write_bytes(b"")
     expected = read(tmp_path)
-    plain, draw, lock = module._file_bytes, random.Random(0), threading.Lock()
+    plain, draw, lock = module.file_bytes, random.Random(0), threading.Lock()
 
     def slow(path: str) -> bytes:
         with lock:
@@ -784,7 +787,7 @@ def test_the_result_does_not_depend_on_timing(tmp_path: Path, monkeypatch: pytes
         time.sleep(seconds)
         return plain(path)
 
-    monkeypatch.setattr(module, "_file_bytes", slow)
+    monkeypatch.setattr(module, "file_bytes", slow)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     found = read(tmp_path)
     assert found.rows == expected.rows
@@ -796,7 +799,7 @@ def test_the_result_does_not_depend_on_timing(tmp_path: Path, monkeypatch: pytes
 def test_few_pictures_are_in_memory_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for i in range(60):
         save(tmp_path / f"{i:02}.png", picture(i))
-    started, plain, consumed = [0], module._file_bytes, [0]
+    started, plain, consumed = [0], module.file_bytes, [0]
     furthest = [0]
 
     def count(path: str) -> bytes:
@@ -809,11 +812,11 @@ def test_few_pictures_are_in_memory_at_a_time(tmp_path: Path, monkeypatch: pytes
             time.sleep(0.02)  # a consumer that lags behind
             consumed[0] += steps
 
-    monkeypatch.setattr(module, "_file_bytes", count)
+    monkeypatch.setattr(module, "file_bytes", count)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     load(open_source(tmp_path), 8, None, Slow())
     assert started[0] == consumed[0] == 60
-    assert furthest[0] <= (2 * 2 + 1) * module.FILES_AT_ONCE
+    assert furthest[0] <= (2 * 2 + 1) * AT_ONCE
 
 
 def test_an_interrupt_while_reading_ends_the_threads(folder: Path) -> None:

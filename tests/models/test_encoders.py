@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from spiceclust.errors import ConfigError
 from spiceclust.models.encoders import BACKBONES, FULL_SIZE_LIMIT, SMALL_STEM_LIMIT, Encoder, build_encoder
 
-FEATURES = {"resnet_small": 128, "resnet18": 512, "resnet34": 512, "wrn28_2": 128}
+FEATURES = {"resnet_small": 128, "resnet18": 512, "resnet34": 512, "wrn28_2": 128, "wrn28_8": 512, "wrn37_2": 256}
 
 
 def encoder(name: str = "resnet_small", channels: int = 1, size: int = 16, seed: int = 0) -> Encoder:
@@ -140,17 +140,20 @@ def test_wide_resnet_has_the_published_parameters() -> None:
     published = 1_467_610 - 1_290  # FixMatch's WRN-28-2 with a classifier of 128 x 10 + 10
     assert wide_resnet_parameters(28, 2, 3) == published
     assert parameters(encoder("wrn28_2", 3, 32)) == published
+    assert parameters(encoder("wrn28_8", 3, 32)) == wide_resnet_parameters(28, 8, 3)
 
 
 def test_the_small_resnet_has_three_stages_of_one_block() -> None:
     assert parameters(encoder("resnet_small", 1, 16)) == resnet_parameters([1, 1, 1], [32, 64, 128], 3, 1)
 
 
-@pytest.mark.parametrize(("name", "layers"), [("resnet18", 18), ("resnet34", 34), ("wrn28_2", 28)])
+@pytest.mark.parametrize(
+    ("name", "layers"), [("resnet18", 18), ("resnet34", 34), ("wrn28_2", 28), ("wrn28_8", 28), ("wrn37_2", 37)]
+)
 def test_backbones_have_the_layers_of_their_name(name: str, layers: int) -> None:
     kernels = [m.kernel_size for m in encoder(name, 3, 32).modules() if isinstance(m, nn.Conv2d)]
-    if name == "wrn28_2":
-        assert len(kernels) == layers  # the 4 of (28 - 4) / 6 are the stem and the three 1x1 shortcuts
+    if name.startswith("wrn"):
+        assert len(kernels) == layers  # blocks of two, the stem, and a 1x1 shortcut for each stage
     else:
         assert len(kernels) - kernels.count((1, 1)) + 1 == layers  # without shortcuts, with the classifier
 
@@ -180,6 +183,7 @@ def map_side(model: Encoder, size: int, channels: int = 1) -> int:
         ("resnet_small", 65, 5),  # stem 33, pool 17, then 9, 5
         ("wrn28_2", 64, 16),
         ("wrn28_2", 96, 24),  # it has one stem
+        ("wrn37_2", 32, 4),
     ],
 )
 def test_the_stem_follows_the_size(name: str, size: int, side: int) -> None:
@@ -188,7 +192,7 @@ def test_the_stem_follows_the_size(name: str, size: int, side: int) -> None:
     assert (FULL_SIZE_LIMIT, SMALL_STEM_LIMIT) == (20, 64)
     pools = [module for module in model.modules() if isinstance(module, nn.MaxPool2d)]
     stem = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
-    large = size > 64 and name != "wrn28_2"
+    large = size > 64 and not name.startswith("wrn")
     halving = name == "resnet_small" and 20 < size <= 64
     assert stem.kernel_size == ((7, 7) if large else (4, 4) if halving else (3, 3))
     assert len(pools) == (1 if large else 0)

@@ -17,7 +17,8 @@ from typing import Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from spiceclust.data.sources import Read, Source
+from spiceclust.data.encoded import Read
+from spiceclust.data.sources import Source
 from spiceclust.errors import SourceError
 from spiceclust.manifest import Row
 from spiceclust.progress import Progress

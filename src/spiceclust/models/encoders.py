@@ -110,12 +110,13 @@ def _resnet(
     return build
 
 
-def _wide_resnet(depth: int, factor: int) -> Callable[[int, int], tuple[nn.Module, int]]:
+def _wide_resnet(stages: int, factor: int) -> Callable[[int, int], tuple[nn.Module, int]]:
+    """Stages of four blocks: with the stem and a shortcut for each stage, 3 make 28 convolutions and 4 make 37."""
+
     def build(channels: int, image_size: int) -> tuple[nn.Module, int]:
-        count = (depth - 4) // 6
-        widths = [16 * factor, 32 * factor, 64 * factor]
+        widths = [16 * factor * 2**stage for stage in range(stages)]
         stem = nn.Conv2d(channels, 16, 3, 1, 1, bias=False)
-        layers = _stages(_WideBlock, 16, widths, [count] * 3)
+        layers = _stages(_WideBlock, 16, widths, [4] * stages)
         return nn.Sequential(stem, *layers, nn.BatchNorm2d(widths[-1]), nn.ReLU(inplace=True)), widths[-1]
 
     return build
@@ -125,7 +126,9 @@ BACKBONES: dict[str, Callable[[int, int], tuple[nn.Module, int]]] = {
     "resnet_small": _resnet((32, 64, 128), (1, 1, 1), FULL_SIZE_LIMIT),
     "resnet18": _resnet((64, 128, 256, 512), (2, 2, 2, 2)),
     "resnet34": _resnet((64, 128, 256, 512), (3, 4, 6, 3)),
-    "wrn28_2": _wide_resnet(28, 2),
+    "wrn28_2": _wide_resnet(3, 2),
+    "wrn28_8": _wide_resnet(3, 8),
+    "wrn37_2": _wide_resnet(4, 2),
 }
 
 
@@ -135,11 +138,11 @@ def build_encoder(
     """A freshly initialised encoder; equal seeds give equal weights.
 
     Args:
-        name: `resnet_small` (three stages of one block, widths 32, 64, 128: for CPUs), `resnet18`, `resnet34` or
-            `wrn28_2`.
+        name: `resnet_small` (three stages of one block, widths 32, 64, 128: for CPUs), `resnet18`, `resnet34`,
+            `wrn28_2`, `wrn28_8` or `wrn37_2`.
         channels: 1 or 3.
         image_size: S in pixels; up to 64 the stem is one 3x3 convolution (in `resnet_small` up to 20, then 4x4 with
-            stride 2), above it 7x7 with max-pooling; `wrn28_2` has the 3x3 one throughout.
+            stride 2), above it 7x7 with max-pooling; the wide ones have the 3x3 one throughout.
         mean, std: per-channel statistics of the images in [0, 1].
         seed: of the initial weights (He initialisation).
 

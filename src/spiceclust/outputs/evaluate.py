@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spiceclust.data.benchmarks import BENCHMARKS
 from spiceclust.errors import SourceError
 from spiceclust.files import write_json
 from spiceclust.functional.metrics import Scores, Trust, rightly_clustered, score_clusters, score_trust
+from spiceclust.outputs.benchmark_labels import LABELS, benchmark_labels
 from spiceclust.result import Result
 
 
@@ -58,7 +60,8 @@ def read_truth(labels: str, result: Result) -> dict[str, str]:
     Args:
         labels: a .csv with columns path and label (or class), where a path may be as in clusters.csv, or begin with the
             source folder's name or its full path; a .npz with `labels` in the order of the array; the word `folders`
-            (the parent folder of an image is its label); or the word `digits`, for the built-in images.
+            (the parent folder of an image is its label); the word `digits`, for the built-in images; or the `NAME:ROOT`
+            of a benchmark, as it was given to `fit`.
         result: the run.
 
     Raises:
@@ -73,9 +76,15 @@ def read_truth(labels: str, result: Result) -> dict[str, str]:
         return {path: PurePosixPath(path).parent.name or top for path in paths}
     if labels == "digits":
         return _by_row(paths, digits_labels().tolist(), labels)
+    name, colon, root = labels.partition(":")
+    if colon and name in BENCHMARKS:
+        classes = benchmark_labels(name, root, paths)
+        return _by_row(paths, classes, labels) if name in LABELS else dict(zip(paths, classes, strict=True))
     file = Path(labels)
     if not file.is_file():
-        raise SourceError(f"--labels {labels}: no such file; give a .csv, a .npz, or one of the words folders, digits")
+        raise SourceError(
+            f"--labels {labels}: no such file; give a .csv, a .npz, one of the words folders, digits, or NAME:ROOT"
+        )
     if file.suffix.lower() == ".npz":
         try:
             with np.load(file, allow_pickle=False) as archive:

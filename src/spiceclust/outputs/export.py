@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spiceclust.config import choose
-from spiceclust.data.sources import Files, Source
+from spiceclust.data.files import Files
+from spiceclust.data.sources import Source
 from spiceclust.errors import ConfigError, RunFolderError, SourceError
 from spiceclust.files import sha256_json
 from spiceclust.manifest import Row

@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from spiceclust.data.arrays import Array
 from spiceclust.data.decode import DecodeError, suffix_of
-from spiceclust.data.sources import Array, Files, Source, open_source
+from spiceclust.data.files import Files
+from spiceclust.data.sources import Source, open_source
 from spiceclust.errors import RunFolderError, SourceError
 from spiceclust.files import UNFINISHED
 from spiceclust.manifest import Row

@@ -1,0 +1,126 @@
+"""Images in files: found in a folder or named in a list."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from spiceclust.data.decode import DecodeError, header_size
+from spiceclust.data.encoded import Encoded, refuse_large
+from spiceclust.data.wording import printable, why
+from spiceclust.errors import SourceError
+
+
+@dataclass(frozen=True)
+class Files(Encoded):
+    r"""Images in files.
+
+    `paths` are relative to the folder with `/`, or as given in a list; bytes of a name that are not UTF-8 are written
+    `\xff`.
+
+    Attributes:
+        files: where each is on disk.
+    """
+
+    files: list[str]
+
+    def fetch(self, i: int) -> bytes:
+        return file_bytes(self.files[i])
+
+    def header(self, i: int) -> tuple[int, int] | None:
+        return file_header(self.files[i])
+
+
+def in_folder(root: str, files: list[str], description: str) -> Files:
+    """Files below `root`, called by their paths relative to it."""
+    top = os.path.join(root, "")
+    names = [printable(file.removeprefix(top)).replace(os.sep, "/") for file in files]
+    return Files(names, description, files, root=printable(os.path.abspath(root)))
+
+
+def find_files(root: str, exclude: Path | None = None) -> list[str]:
+    """Every file below a folder, in an order that does not depend on the file system.
+
+    Hidden files too; links to folders are not followed, and a folder that cannot be opened stands for what is in it.
+
+    Args:
+        root: the folder.
+        exclude: a folder to leave out when it lies inside.
+
+    Raises:
+        SourceError: the folder cannot be opened, or holds no files.
+    """
+    skipped = os.path.realpath(exclude) if exclude is not None else None
+    files: list[str] = []
+
+    def closed(error: OSError) -> None:
+        if error.filename == root:
+            raise SourceError(f"folder {printable(root)} cannot be opened ({why(error)})")
+        files.append(error.filename)  # a row says that what is inside was not read
+
+    for folder, subfolders, names in os.walk(root, onerror=closed):
+        if skipped is not None:
+            subfolders[:] = [name for name in subfolders if os.path.realpath(os.path.join(folder, name)) != skipped]
+        files.extend(os.path.join(folder, name) for name in names)
+    if not files:
+        raise SourceError(f"folder {printable(root)} holds no files (links to other folders are not followed)")
+    return sorted(files, key=_order)
+
+
+def _order(file: str) -> tuple[list[str], str, str]:
+    """By folder, then name without suffix: `a.jpg` comes before its copies `a (1).jpg` and `a - Copy.jpg`."""
+    folder, name = os.path.split(file)
+    return folder.split(os.sep), *os.path.splitext(name)
+
+
+def open_regular(path: str) -> tuple[BinaryIO, int]:
+    """A regular file and its length in bytes. Pipes and devices are not opened: that alone can block or do harm.
+
+    Raises:
+        DecodeError: not a regular file, or not readable.
+    """
+    try:
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):
+            raise DecodeError(_KINDS.get(stat.S_IFMT(found.st_mode), "not a regular file"))
+        return open(path, "rb"), found.st_size
+    except (OSError, ValueError) as error:
+        raise DecodeError(f"cannot be opened: {why(error)}") from None
+
+
+_KINDS = {
+    stat.S_IFDIR: "a folder; what it holds was not read",
+    stat.S_IFIFO: "a named pipe, not a file",
+    stat.S_IFSOCK: "a socket, not a file",
+    stat.S_IFCHR: "a device, not a file",
+    stat.S_IFBLK: "a device, not a file",
+}
+
+
+def file_bytes(path: str) -> bytes:
+    """The whole content.
+
+    Raises:
+        DecodeError: not a regular file, not readable, or too large.
+    """
+    file, length = open_regular(path)
+    with file:
+        refuse_large(length)
+        try:
+            return file.read(length)  # not to the end: a file that grows meanwhile must not fill the memory
+        except OSError as error:
+            raise DecodeError(f"cannot be read: {why(error)}") from None
+
+
+def file_header(path: str) -> tuple[int, int] | None:
+    """Width and height as displayed; None when they cannot be read."""
+    try:
+        file, length = open_regular(path)
+        with file:
+            refuse_large(length)
+            return header_size(file)
+    except DecodeError:
+        return None
