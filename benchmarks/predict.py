@@ -60,14 +60,15 @@ def ours(run: Path, folder: Path, out: Path) -> dict[str, float]:
 
 
 ONE = """
-import contextlib, io, json, resource, sys, time
+import contextlib, io, json, sys, time
 from spiceclust import prediction  # what is imported before the clock runs, the plain loop has imported too
 from spiceclust.cli import predict
 start = time.perf_counter()
 with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
     from pathlib import Path
     predict(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), "cpu")
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+# of this process alone: ru_maxrss would be that of the one that started it, where that is larger
+peak = next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(json.dumps({"seconds": time.perf_counter() - start, "peak": peak}))
 """
 

@@ -206,10 +206,12 @@ def test_a_whole_run_is_timed_by_stage_beside_another_checkout_s(benchmark: Path
 
 
 def test_prediction_is_measured_beside_a_plain_loop(tmp_path: Path) -> None:
+    large = np.ones(250_000_000)  # 2 GB here are no memory of the processes that are measured
     predict.main(["--images", "300", "600", "--repeats", "1", "--out", str(tmp_path)])
+    del large
     found = json.loads((tmp_path / "predict.json").read_text())
     assert list(found["peaks"]) == ["300", "600"]
-    assert all(1e8 < peak < 2e9 for peak in found["peaks"].values())
+    assert all(1e8 < peak < 1.5e9 for peak in found["peaks"].values())
     ((mine, theirs),) = found["seconds"]
     assert min(mine, theirs) > 0
     assert f"| {300 / mine:,.0f} | {300 / theirs:,.0f} | {theirs / mine:.2f} |" in (tmp_path / "predict.md").read_text()

@@ -520,7 +520,7 @@ def test_a_run_folder_inside_the_source_is_not_clustered(photos: Path, tmp_path:
     shutil.copytree(photos, source)
     run = source / "run"
     for _ in range(2):
-        pipeline.fit(open_source(source, exclude=run), request(), run)
+        pipeline.fit(open_source(source, exclude=[run]), request(), run)
         Image.new("RGB", (40, 40)).save(run / "contact_sheet.png")
     assert not any(row.path.startswith("run/") for row in read_manifest(run))
 

@@ -12,6 +12,7 @@ from spiceclust.cli import main
 from spiceclust.config import make_request
 from spiceclust.data.sources import open_source
 from spiceclust.errors import SourceError
+from spiceclust.outputs.table import Table
 from spiceclust.progress import Silent
 from spiceclust.result import Result
 from synthetic import shapes
@@ -123,3 +124,32 @@ def test_the_fitted_images_lie_as_far_as_calibrated(run: Path) -> None:
     novelty = next(prediction.stream(prediction.open_model(run), open_source(images), Silent())).novelty
     assert len(Result.load(run).rows) == len(novelty) == 60
     assert 0 < novelty.max() < 1  # each finds itself first, and so lies closer than the calibration says
+
+
+def test_the_beginning_of_a_table_of_other_images_is_not_gone_on_with(
+    run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(prediction, "CHUNK", 7)
+    model, source = prediction.open_model(run), open_source(folder / "new")
+    first = next(prediction.stream(model, source, Silent()))
+    Table(folder / "t.csv", prediction.key_of(model, source)).append(first.columns())
+    (folder / "new" / "03.png").write_bytes((folder / "new" / "04.png").read_bytes() + b" ")  # the same name
+    with pytest.raises(SystemExit) as caught:
+        call(monkeypatch, "predict", run, folder / "new", "--out", folder / "t.csv")
+    assert caught.value.code == 2
+    assert "beginning of another table" in capsys.readouterr().err
+
+
+def test_a_table_inside_the_source_is_taken_up_again(
+    run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(prediction, "CHUNK", 7)
+    call(monkeypatch, "predict", run, folder / "new", "--out", folder / "new" / "t.csv")
+    assert "23 images in" in capsys.readouterr().out
+    whole = (folder / "new" / "t.csv").read_bytes()
+    model, source = prediction.open_model(run), open_source(folder / "new", exclude=[folder / "new" / "t.csv"])
+    chunks = prediction.stream(model, source, Silent())
+    Table(folder / "new" / "t.csv", prediction.key_of(model, source)).append(next(chunks).columns())
+    call(monkeypatch, "predict", run, folder / "new", "--out", folder / "new" / "t.csv")
+    assert "taken up again after 7 of 25" in capsys.readouterr().err
+    assert (folder / "new" / "t.csv").read_bytes() == whole

@@ -85,7 +85,7 @@ def fit(
     from spiceclust.outputs.contact_sheet import write_contact_sheet
     from spiceclust.progress import for_stderr
 
-    images = open_source(source, exclude=out)
+    images = open_source(source, exclude=[out])
     result = pipeline.fit(images, request, out, device=device, progress=for_stderr(), compile=compile)
     write_contact_sheet(out / "contact_sheet.png", result, images.picture)
     clustered = int((result.labels >= 0).sum())
@@ -104,16 +104,15 @@ def predict(
     device: DeviceOption = "auto",
 ) -> None:
     """Cluster other images with a finished run, however many; the same command again goes on where it stopped."""
-    from spiceclust.outputs.table import Table, check_table_path
+    from spiceclust.outputs.table import Table, check_table_path, parts_folder
 
     check_table_path(out)
     from spiceclust import prediction
     from spiceclust.data.sources import open_source
-    from spiceclust.files import sha256_json
     from spiceclust.progress import for_stderr
 
-    model, images = prediction.open_model(run, device), open_source(source, exclude=run)
-    table = Table(out, sha256_json([model.digest, images.description, images.paths]))
+    model, images = prediction.open_model(run, device), open_source(source, exclude=[run, out, parts_folder(out)])
+    table = Table(out, prediction.key_of(model, images))
     first, start = min(len(table.parts) * prediction.chunk_size(model), len(images)), time.perf_counter()
     if first:
         print(f"taken up again after {first} of {len(images)}", file=sys.stderr)

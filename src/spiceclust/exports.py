@@ -55,7 +55,7 @@ def export(
     """
     hint = choose(HINTS, kind, "kind of export")
     if kind in LAYOUTS:
-        images = None if source is None else open_source(source, exclude=Path(to))
+        images = None if source is None else open_source(source, exclude=[Path(to)])
         result = Result.load(Path(run))
         return export_images(result, Path(to), kind, only=only, link=link, source=images, progress=progress)
     if (only, link, source) != ("all", "copy", None):

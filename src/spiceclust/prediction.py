@@ -18,14 +18,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spiceclust.data.encoded import Read
-from spiceclust.data.images import planes, read_in_order
+from spiceclust.data.images import planes, read_in_order, stamp
 from spiceclust.data.sources import Source
 from spiceclust.errors import SourceError
+from spiceclust.files import sha256_json
 from spiceclust.functional.prototypes import typicality
 from spiceclust.manifest import Row
 from spiceclust.progress import Progress, Silent
 from spiceclust.result import Result
-from spiceclust.shipped import Model, load_model
+from spiceclust.shipped import VERSION, Model, load_model
 from spiceclust.training.context import open_device
 from spiceclust.training.inference import BATCH
 
@@ -92,6 +93,11 @@ def stream(model: Model, source: Source, progress: Progress, *, first: int = 0) 
     with closing(read_in_order(source, model.image_size, progress, first, ahead=size)) as found:
         while some := list(islice(found, size)):
             yield _chunk(model, some)
+
+
+def key_of(model: Model, source: Source) -> str:
+    """Hexadecimal SHA-256 of all that the chunks of `stream` depend on."""
+    return sha256_json([VERSION, model.digest, stamp(source), chunk_size(model)])
 
 
 def chunk_size(model: Model) -> int:

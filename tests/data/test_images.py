@@ -27,7 +27,7 @@ from spiceclust.data.datasets import digits
 from spiceclust.data.decode import DecodeError, square
 from spiceclust.data.encoded import AT_ONCE, spread
 from spiceclust.data.files import Files
-from spiceclust.data.images import Images, load
+from spiceclust.data.images import Images, load, stamp
 from spiceclust.data.sources import open_source
 from spiceclust.errors import SourceError
 from spiceclust.progress import Silent
@@ -127,7 +127,7 @@ def test_the_run_folder_is_left_out(folder: Path) -> None:
     save(folder / "runs" / "one" / "contact_sheet.png", picture(4))
     save(folder / "runs" / "one two" / "c.png", picture(5))
     assert len(open_source(folder)) == 5
-    assert open_source(folder, exclude=folder / "runs" / "one").paths == [
+    assert open_source(folder, exclude=[folder / "runs" / "one"]).paths == [
         "b.png",
         "images.v2/.hidden.bmp",
         "runs/one two/c.png",
@@ -140,14 +140,14 @@ def test_the_run_folder_is_known_by_any_of_its_names(folder: Path, monkeypatch: 
     (folder.parent / "alias").symlink_to(folder)
     monkeypatch.chdir(folder)
     for exclude in (Path("run"), Path("images.v2/../run"), folder.parent / "alias" / "run"):
-        assert len(open_source(folder, exclude=exclude)) == 3
-        assert len(open_source(folder.parent / "alias", exclude=exclude)) == 3
+        assert len(open_source(folder, exclude=[exclude])) == 3
+        assert len(open_source(folder.parent / "alias", exclude=[exclude])) == 3
     (folder.parent / "alias").unlink()
 
 
 @pytest.mark.parametrize("exclude", ["elsewhere", "."])
 def test_a_run_folder_elsewhere_hides_nothing(folder: Path, exclude: str) -> None:
-    assert len(open_source(folder, exclude=folder / exclude)) == 3
+    assert len(open_source(folder, exclude=[folder / exclude])) == 3
 
 
 def test_links_to_folders_are_not_followed_and_loops_end(
@@ -886,3 +886,26 @@ def test_the_fingerprint_of_an_array_follows_its_pixels_and_shape() -> None:
     assert read(array).fingerprint == read(array.copy()).fingerprint
     assert read(array).fingerprint != read(other).fingerprint
     assert read(array.reshape(4, 2, 8)).fingerprint != read(array).fingerprint
+
+
+def test_the_stamp_of_a_source_changes_with_its_images(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name, grey in (("a.png", 10), ("b.png", 20)):
+        Image.new("L", (4, 4), grey).save(tmp_path / "in" / name)
+    first = stamp(open_source(tmp_path / "in"))
+    assert stamp(open_source(tmp_path / "in")) == first
+    Image.new("L", (5, 5), 30).save(tmp_path / "in" / "b.png")  # another picture under the same name
+    second = stamp(open_source(tmp_path / "in"))
+    (tmp_path / "in" / "a.png").rename(tmp_path / "in" / "c.png")
+    third = stamp(open_source(tmp_path / "in"))
+    array = np.zeros((3, 4, 4), dtype=np.uint8)
+    fourth = stamp(open_source(array))
+    array[2, 1, 1] = 1
+    assert len({first, second, third, fourth, stamp(open_source(array))}) == 5
+
+
+def test_files_and_folders_that_a_command_writes_are_left_out(tmp_path: Path) -> None:
+    for name in ("a.png", "t.csv", "t.csv.parts/key.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    assert open_source(tmp_path, exclude=[tmp_path / "t.csv", tmp_path / "t.csv.parts"]).paths == ["a.png"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TypeAlias
@@ -52,6 +52,10 @@ class Encoded(ABC):
         Raises:
             DecodeError: they cannot be had.
         """
+
+    def holders(self) -> Sequence[str]:
+        """The files that hold the images, as far as they are known."""
+        return []
 
     def native_size(self) -> int:
         """Median shorter side, pixels, over at most 256 readable headers spread over the source; 0 without any."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -27,6 +28,9 @@ class Files(Encoded):
 
     files: list[str]
 
+    def holders(self) -> list[str]:
+        return self.files
+
     def fetch(self, i: int) -> bytes:
         return file_bytes(self.files[i])
 
@@ -41,19 +45,19 @@ def in_folder(root: str, files: list[str], description: str) -> Files:
     return Files(names, description, files, root=printable(os.path.abspath(root)))
 
 
-def find_files(root: str, exclude: Path | None = None) -> list[str]:
+def find_files(root: str, exclude: Sequence[Path] = ()) -> list[str]:
     """Every file below a folder, in an order that does not depend on the file system.
 
     Hidden files too; links to folders are not followed, and a folder that cannot be opened stands for what is in it.
 
     Args:
         root: the folder.
-        exclude: a folder to leave out when it lies inside.
+        exclude: folders and files to leave out where they lie inside.
 
     Raises:
         SourceError: the folder cannot be opened, or holds no files.
     """
-    skipped = os.path.realpath(exclude) if exclude is not None else None
+    skipped = {os.path.realpath(path) for path in exclude}
     files: list[str] = []
 
     def closed(error: OSError) -> None:
@@ -62,8 +66,9 @@ def find_files(root: str, exclude: Path | None = None) -> list[str]:
         files.append(error.filename)  # a row says that what is inside was not read
 
     for folder, subfolders, names in os.walk(root, onerror=closed):
-        if skipped is not None:
-            subfolders[:] = [name for name in subfolders if os.path.realpath(os.path.join(folder, name)) != skipped]
+        if skipped:
+            for some in (subfolders, names):
+                some[:] = [name for name in some if os.path.realpath(os.path.join(folder, name)) not in skipped]
         files.extend(os.path.join(folder, name) for name in names)
     if not files:
         raise SourceError(f"folder {printable(root)} holds no files (links to other folders are not followed)")

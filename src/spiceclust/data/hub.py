@@ -26,6 +26,9 @@ class HuggingFace(Encoded):
     dataset: Any
     column: str
 
+    def holders(self) -> list[str]:
+        return sorted(str(file["filename"]) for file in self.dataset.cache_files)
+
     def fetch(self, i: int) -> bytes:
         try:
             found = self.dataset[i][self.column]

@@ -17,6 +17,7 @@ from typing import Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from spiceclust.data.arrays import Array
 from spiceclust.data.encoded import Read
 from spiceclust.data.sources import Source
 from spiceclust.errors import SourceError
@@ -114,6 +115,24 @@ def _in_order(pool: ThreadPoolExecutor, work: Callable[[P], T], items: list[P], 
             yield pending.popleft().result()
     while pending:
         yield pending.popleft().result()
+
+
+def stamp(source: Source) -> str:
+    """Hexadecimal SHA-256 of what is known of a source without decoding: other images have another.
+
+    Of files it is names, sizes and times; of an array the content.
+    """
+    digest = hashlib.sha256(f"{source.root}\0{source.description}\0".encode())
+    for path in source.paths:
+        digest.update(f"{path}\0".encode())
+    if isinstance(source, Array):
+        for part in source.parts():
+            digest.update(np.ascontiguousarray(source.array[part.start : part.stop]).tobytes())
+    else:
+        for file in source.holders():
+            found = os.stat(file) if os.path.exists(file) else None
+            digest.update(f"{file}\0{(found.st_size, found.st_mtime_ns) if found else None}\0".encode())
+    return digest.hexdigest()
 
 
 def planes(picture: NDArray[np.uint8], channels: Literal[1, 3]) -> NDArray[np.uint8]:

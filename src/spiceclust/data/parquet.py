@@ -46,6 +46,9 @@ class Parquet(Encoded):
     groups: list[Group]
     recent: Recent
 
+    def holders(self) -> list[str]:
+        return sorted({group.file for group in self.groups})
+
     def fetch(self, i: int) -> bytes:
         number = bisect_right(self.groups, i, key=lambda group: group.start) - 1
         group = self.groups[number]

@@ -31,7 +31,7 @@ PARQUET = (".parquet", ".pq")
 Source: TypeAlias = Encoded | Array
 
 
-def open_source(source: str | Path | NDArray[Any] | Sequence[str | Path], exclude: Path | None = None) -> Source:
+def open_source(source: str | Path | NDArray[Any] | Sequence[str | Path], exclude: Sequence[Path] = ()) -> Source:
     """Finds the images of a source without decoding them.
 
     Args:
@@ -41,7 +41,7 @@ def open_source(source: str | Path | NDArray[Any] | Sequence[str | Path], exclud
             or .parquet file, a list or a pattern such as `shards/*.tar` of them, or a folder of nothing else;
             `FILE.parquet#COLUMN` where several columns hold bytes. `hf:NAME_OR_PATH[:SPLIT][#COLUMN]` for the library
             `datasets`. `NAME:ROOT` for a benchmark whose files lie in ROOT.
-        exclude: a folder to leave out when it lies inside `source`: the run's own.
+        exclude: folders and files to leave out where they lie inside `source`: what a command writes itself.
 
     Returns:
         A kind of `Encoded`, or `Array`; all have `paths`, `description`, `root`, `len()`, `native_size()`,
@@ -69,7 +69,7 @@ def open_source(source: str | Path | NDArray[Any] | Sequence[str | Path], exclud
     raise SourceError(f"cannot read images from a {type(source).__name__}: give a folder, a list of paths or an array")
 
 
-def _open_path(path: str, exclude: Path | None) -> Source:
+def _open_path(path: str, exclude: Sequence[Path]) -> Source:
     shown = printable(path)
     try:
         mode = os.stat(path).st_mode

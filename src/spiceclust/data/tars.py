@@ -64,6 +64,9 @@ class Tars(Encoded):
     places: NDArray[np.int64]
     reasons: dict[int, str]
 
+    def holders(self) -> list[str]:
+        return self.tars
+
     def fetch(self, i: int) -> bytes:
         return self._bytes(i, MAX_BYTES)
 

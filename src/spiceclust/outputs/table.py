@@ -44,7 +44,7 @@ class Table:
 
     def __init__(self, path: Path, key: str) -> None:
         check_table_path(path)
-        self.path, self.folder = path, path.with_name(f"{path.name}{PARTS}")
+        self.path, self.folder = path, parts_folder(path)
         self.parts: list[Path] = []
         try:
             self.folder.mkdir(exist_ok=True)
@@ -94,6 +94,11 @@ class Table:
         for file in (*reversed(self.parts), *leftovers, self.folder / KEY):
             file.unlink(missing_ok=True)
         self.folder.rmdir()
+
+
+def parts_folder(path: Path) -> Path:
+    """Where the parts of the table `path` lie while it is unfinished."""
+    return path.with_name(f"{path.name}{PARTS}")
 
 
 def check_table_path(path: Path) -> None:
