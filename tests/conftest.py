@@ -3,12 +3,19 @@ from collections.abc import Callable, Sequence
 import hypothesis
 import numpy as np
 import pytest
+import torch
 
 from spiceclust.manifest import Row, Status
 from spiceclust.result import Result
 
 hypothesis.settings.register_profile("ci", deadline=None)
 hypothesis.settings.load_profile("ci")
+
+# timm imports torchvision, whose wheel cannot register its operators with a torch built for the CPU alone; timm uses none.
+TORCHVISION = torch.library.Library("torchvision", "FRAGMENT")
+for operator in ("nms", "qnms"):
+    if not hasattr(torch.ops.torchvision, operator):
+        TORCHVISION.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 MakeResult = Callable[..., Result]
 

@@ -13,15 +13,16 @@ from typing import Any, Final, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spiceclust.config import FitConfig
 from spiceclust.data.images import Images
-from spiceclust.errors import RunFolderError
+from spiceclust.errors import ConfigError, RunFolderError
 from spiceclust.files import DAMAGED, read_json, write_json
-from spiceclust.models.encoders import build_encoder
+from spiceclust.models.designs import build
+from spiceclust.models.encoders import Design, Encoder
 from spiceclust.models.heads import Classifier, build_head
+from spiceclust.models.weights import misfit
 from spiceclust.result import Result
 from spiceclust.training.checkpoint import load_tensors, save_tensors
 from spiceclust.training.inference import classify
@@ -32,41 +33,58 @@ VERSION: Final = version("spiceclust")
 
 @dataclass(frozen=True)
 class Model:
-    """What a run ships: a classifier, and how images must be prepared for it."""
+    """What a run ships: a classifier, and how images must be prepared for it.
+
+    One that was made of embeddings takes rows of these in the place of pixels.
+    """
 
     classifier: Classifier
     image_size: int
     channels: Literal[1, 3]
     device: torch.device
 
+    @property
+    def encoder(self) -> Encoder:
+        """The classifier's; its `design` says what it is."""
+        return self.classifier.encoder
+
     def classify(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """(N, channels, S, S) uint8 to probabilities (N, C) and embeddings (N, D), float32."""
         return classify(self.classifier, pixels, self.device)
 
 
-def save_model(folder: Path, classifier: Classifier, config: FitConfig) -> None:
+def save_model(folder: Path, classifier: Classifier) -> None:
     """Writes `model/`: config.json and model.safetensors."""
     target = folder / "model"
     target.mkdir(exist_ok=True)
+    design = classifier.encoder.design
     save_tensors(target / "model.safetensors", classifier.state_dict())
     write_json(
         target / "config.json",
         {
             "format": MODEL_FORMAT,
             "spiceclust": VERSION,
-            "backbone": config.backbone,
-            "image_size": config.image_size,
-            "channels": config.channels,
-            "n_clusters": config.n_clusters,
+            "encoder": design.kind,
+            "backbone": design.name,
+            "image_size": design.image_size,
+            "channels": design.channels,
+            "n_features": design.n_features,
+            "n_clusters": classifier.head[-1].out_features,  # type: ignore[index]
         },
     )
 
 
-def load_model(folder: Path, device: torch.device) -> Model:
+def load_model(folder: Path, device: torch.device, own: nn.Module | None = None) -> Model:
     """Reads `model/` of a run folder.
+
+    Args:
+        folder: the run.
+        device: where the model is wanted.
+        own: the encoder, where the run was made with a module of one's own; it stays as it is.
 
     Raises:
         RunFolderError: not there, damaged, or written by a newer version.
+        ConfigError: the encoder cannot be built: a module that is not given or another, or an extra that is missing.
     """
     if not (folder / "model" / "config.json").exists():
         raise RunFolderError(f"{folder} has no finished model: give its `spiceclust fit` command again to finish it")
@@ -77,15 +95,24 @@ def load_model(folder: Path, device: torch.device) -> Model:
         )
     tensors = load_tensors(folder / "model" / "model.safetensors", device)
     try:
-        channels: Literal[1, 3] = 3 if facts["channels"] == 3 else 1
-        size = int(facts["image_size"])
-        encoder = build_encoder(facts["backbone"], channels, size, [0.0] * channels, [1.0] * channels, seed=0)
+        design = Design(
+            str(facts.get("encoder", "moco")),  # the only one, before it was written
+            str(facts["backbone"]),
+            3 if facts["channels"] == 3 else 1,
+            int(facts["image_size"]),
+            int(facts.get("n_features", 0)),
+        )
+        encoder = build(design, own)
         classifier = Classifier(encoder, build_head(encoder.n_features, int(facts["n_clusters"])))
+        if own is not None and (wrong := misfit(classifier.state_dict(), tensors)):
+            raise ConfigError(f"the encoder given is not that of {folder} ({wrong}): give a {design.name} like it")
         classifier.load_state_dict(tensors)
+    except ConfigError:
+        raise
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise RunFolderError(f"{folder / 'model'} is damaged ({reason}): {DAMAGED}") from None
-    return Model(classifier.to(device), size, channels, device)
+    return Model(classifier.to(device), design.image_size, design.channels, device)
 
 
 def result_of(

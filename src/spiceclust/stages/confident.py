@@ -6,41 +6,40 @@ of SPICE-Semi, so that the two methods differ in what teaches. N images, C clust
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 from spiceclust.config import FitConfig
-from spiceclust.data.views import Views
 from spiceclust.functional.scan import ConfidentLoss, confident_loss
-from spiceclust.models.heads import Classifier
 from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import Context
 from spiceclust.training.loop import Order
+from spiceclust.training.sights import Sight
 from spiceclust.training.teacher import train_with_teacher
 
 
-def run(images: Tensor, classifier: Classifier, selected: Artefact, config: FitConfig, context: Context) -> Artefact:
-    """Trains encoder and head together.
+def run(sight: Sight, model: nn.Module, selected: Artefact, config: FitConfig, context: Context) -> Artefact:
+    """Trains encoder and head together, or the head alone.
 
     Args:
-        images: (N, channels, S, S) uint8 on the context's device.
-        classifier: encoder of stage 1 and head of stage 2; what is trained is a copy.
+        sight: of the N images, on the context's device.
+        model: what takes what the sight shows, the encoder of stage 1 with a head of stage 2, or that head; what is
+            trained is a copy.
         selected: of the select stage; not used, since confidence alone selects here.
-        config: `confident`, `views`.
+        config: `confident`.
         context: seed, device, progress.
 
     Returns:
-        The averaged classifier's state dict; facts: the loss curve and the share of images that taught.
+        The averaged model's state dict; facts: the loss curve and the share of images that taught.
     """
     settings = config.confident
-    views = Views(config.views)
-    order = Order(len(images), settings.batch_size, "confident", context)
+    order = Order(sight.n, settings.batch_size, "confident", context)
 
     def step(student: nn.Module, teacher: nn.Module, number: int) -> ConfidentLoss:
         draws = context.generator("confident", number)
-        batch = images[order.batch(number)]
-        taught, seen = views.weak(batch, draws), views.strong(batch, draws)
+        rows = order.batch(number)
+        taught, seen = sight.weak(rows, draws), sight.strong(rows, draws)
         with context.autocast():
             weak, strong = teacher(taught), student(seen)
         return confident_loss(weak, strong, settings.threshold, settings.floor)
 
-    return train_with_teacher(classifier, step, settings, "5 confident (SCAN)", context)
+    return train_with_teacher(model, step, settings, "5 confident (SCAN)", context)

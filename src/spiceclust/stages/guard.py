@@ -27,7 +27,7 @@ MARGIN = 0.1  # for a stage 2 that learned from the neighbours that judge; in un
 def run(
     images: Tensor,
     first: Classifier,
-    second: Classifier,
+    second: Classifier | None,
     neighbors: Tensor,
     margin: float,
     config: FitConfig,
@@ -37,7 +37,7 @@ def run(
 
     Args:
         images: (N, channels, S, S) uint8.
-        first, second: classifiers of stage 2 and stage 3.
+        first, second: classifiers of stage 2 and stage 3; None where stage 3 was skipped, and so the first ships.
         neighbors: (N, K) integers, of the embed stage.
         margin: by how much the first must score higher to ship.
         config: `n_clusters`.
@@ -47,14 +47,16 @@ def run(
         No tensors; facts: both scores, the name of the stage that ships, and what this one scores by the neighbours of
         stage 1 alone.
     """
-    outputs = {"3-self": classify(first, images, context.device), "5-semi": classify(second, images, context.device)}
-    other = find_neighbors(outputs["5-semi"][1], neighbors.shape[1]).indices
+    outputs = {"3-self": classify(first, images, context.device)}
+    if second is not None:
+        outputs["5-semi"] = classify(second, images, context.device)
+    other = neighbors.long() if second is None else find_neighbors(outputs["5-semi"][1], neighbors.shape[1]).indices
     scores, by_stage_1 = {}, {}
     for name, (probabilities, _) in outputs.items():
         labels = probabilities.argmax(dim=1)
         by_stage_1[name], own = (partition_score(labels, near, config.n_clusters) for near in (neighbors.long(), other))
         scores[name] = (by_stage_1[name] + own) / 2
-    shipped = "3-self" if scores["3-self"] > scores["5-semi"] + margin else "5-semi"
+    shipped = "3-self" if second is None or scores["3-self"] > scores["5-semi"] + margin else "5-semi"
     facts = {"scores": scores, "shipped": shipped, "by_stage_1": by_stage_1[shipped]}
     return Artefact({}, facts)
 

@@ -46,7 +46,7 @@ def run(images: Tensor, config: FitConfig, context: Context) -> Artefact:
     projection = build_projection(encoder.n_features, settings.projection_dim, context.number("pretrain", "projection"))
     query_model = nn.Sequential(encoder, projection).to(context.device).train()
     key_model = MomentumModel(query_model, settings.key_momentum)
-    views = Views(config.views)
+    views = context.views or Views(config.views)
 
     generator = context.generator("pretrain", "queue")
     queue = torch.randn((settings.queue_size, settings.projection_dim), device=context.device, generator=generator)

@@ -10,46 +10,45 @@ import torch
 from torch import Tensor, nn
 
 from spiceclust.config import FitConfig
-from spiceclust.data.views import Views
 from spiceclust.functional.fixmatch import FixMatchLoss, fixmatch_loss
-from spiceclust.models.heads import Classifier
 from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import Context
 from spiceclust.training.loop import Order
+from spiceclust.training.sights import Sight
 from spiceclust.training.teacher import train_with_teacher
 
 
-def run(images: Tensor, classifier: Classifier, selected: Artefact, config: FitConfig, context: Context) -> Artefact:
-    """Trains encoder and head together.
+def run(sight: Sight, model: nn.Module, selected: Artefact, config: FitConfig, context: Context) -> Artefact:
+    """Trains encoder and head together, or the head alone.
 
     Args:
-        images: (N, channels, S, S) uint8 on the context's device.
-        classifier: encoder of stage 1 and head of stage 2; what is trained is a copy.
+        sight: of the N images, on the context's device.
+        model: what takes what the sight shows, the encoder of stage 1 with a head of stage 2, or that head; what is
+            trained is a copy.
         selected: of the select stage.
-        config: `semi`, `views`.
+        config: `semi`.
         context: seed, device, progress.
 
     Returns:
-        The averaged classifier's state dict; facts: the loss curve and the share of unlabelled images that taught.
+        The averaged model's state dict; facts: the loss curve and the share of unlabelled images that taught.
     """
     settings = config.semi
-    views = Views(config.views)
     labels = selected.tensors["labels"]
     sampler = _BalancedSampler(labels, selected.tensors["reliable"].bool())
-    unlabelled = Order(len(images), settings.batch_size * settings.unlabelled_ratio, "semi", context)
+    unlabelled = Order(sight.n, settings.batch_size * settings.unlabelled_ratio, "semi", context)
 
     def step(student: nn.Module, teacher: nn.Module, number: int) -> FixMatchLoss:
         draws = context.generator("semi", number)
         rows = sampler.draw(settings.batch_size, draws)
-        others = images[unlabelled.batch(number)]
-        taught = views.weak(others, draws)
-        seen = torch.cat([views.weak(images[rows], draws), views.strong(others, draws)])
+        others = unlabelled.batch(number)
+        taught = sight.weak(others, draws)
+        seen = torch.cat([sight.weak(rows, draws), sight.strong(others, draws)])
         with context.autocast():
             weak = teacher(taught)
             labelled, strong = student(seen).split([len(rows), len(others)])
         return fixmatch_loss(labelled, labels[rows], weak, strong, settings.threshold, settings.unlabelled_weight)
 
-    return train_with_teacher(classifier, step, settings, "5 semi (FixMatch)", context)
+    return train_with_teacher(model, step, settings, "5 semi (FixMatch)", context)
 
 
 class _BalancedSampler:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from spiceclust.data.own_views import ViewMaker
 from spiceclust.errors import ConfigError
 from spiceclust.progress import Progress, Silent
 from spiceclust.training.snapshots import Snapshots
@@ -23,6 +24,7 @@ class Context:
         bf16: whether forward passes are autocast to bfloat16.
         progress: where to tell what is done.
         snapshots: where trainings keep their state; None where they need not.
+        views: what makes views of the images; None is the config's domain.
     """
 
     seed: int
@@ -30,6 +32,7 @@ class Context:
     bf16: bool
     progress: Progress = field(default_factory=Silent)
     snapshots: Snapshots | None = None
+    views: ViewMaker | None = None
 
     def within(self, name: str) -> Context:
         """The same for a part of a stage, whose trainings have the same names as another part's."""
