@@ -1,21 +1,16 @@
-from collections.abc import Callable, Sequence
+import importlib
+from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
 
 import hypothesis
 import numpy as np
 import pytest
-import torch
 
 from spiceclust.manifest import Row, Status
 from spiceclust.result import Result
 
 hypothesis.settings.register_profile("ci", deadline=None)
 hypothesis.settings.load_profile("ci")
-
-# timm imports torchvision, whose wheel cannot register its operators with a torch built for the CPU alone; timm uses none.
-TORCHVISION = torch.library.Library("torchvision", "FRAGMENT")
-for operator in ("nms", "qnms"):
-    if not hasattr(torch.ops.torchvision, operator):
-        TORCHVISION.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 MakeResult = Callable[..., Result]
 
@@ -52,3 +47,22 @@ def make_result() -> MakeResult:
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def timm() -> Iterator[ModuleType]:
+    """timm, which imports torchvision: a wheel that misses its operators beside a torch built for the CPU alone.
+
+    Two schemas are all that this import asks for, and timm uses none of the operators.
+    """
+    import torch
+
+    declared = None
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError:
+        declared = torch.library.Library("torchvision", "DEF")
+        for operator in ("nms", "qnms"):
+            declared.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    yield importlib.import_module("timm")
+    del declared

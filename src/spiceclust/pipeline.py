@@ -232,7 +232,10 @@ class _Run:
         config, given = self.config, self.given
 
         def learn(context: Context) -> Artefact:
-            return Artefact(given.weights()) if given else pretrain.run(pixels, config, context)
+            if given is None:
+                return pretrain.run(pixels, config, context)
+            context.progress.say(f"stage 1 learns nothing: the encoder is given ({given.design.n_features} features)")
+            return Artefact(given.weights())
 
         learned = self._stage("1-pretrain", PRETRAIN_FIELDS, learn)
         encoder = given.build() if given else pretrain.new_encoder(pixels, config, self.context)
@@ -368,6 +371,9 @@ def _say_start(images: Images, config: FitConfig, views: str, context: Context) 
         f"{count['quarantined']} quarantined"
     )
     encoder = config.backbone if config.encoder == "moco" else config.encoder
+    if images.pixels.ndim == 2:
+        say(f"{config.n_clusters} clusters, {encoder}; views: {views}")
+        return
     say(f"{config.n_clusters} clusters, {config.image_size} px, {config.channels} channels, {encoder}")
     say(f"views: {config.own_views or config.views}, {views}")
 

@@ -22,6 +22,8 @@ from spiceclust.models.encoders import Design, Encoder, build_encoder
 from spiceclust.models.resnet import MEAN, STD, ResNet
 from spiceclust.models.weights import misfit
 
+SEED = 0x59A3F217  # of weights that are drawn only to be replaced: none that is likely to have made a file
+
 
 def build(design: Design, own: nn.Module | None = None) -> Encoder:
     """An encoder of this design, whose weights mean nothing yet.
@@ -133,7 +135,7 @@ def timm_model(
         sized["pretrained_cfg_overlay"] = {"state_dict": dict(weights), "custom_load": False}
     try:
         with torch.random.fork_rng(devices=[]), _quiet("timm"):
-            torch.default_generator.manual_seed(0)
+            torch.default_generator.manual_seed(SEED)
             model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0, **sized)
     except Exception as error:  # what timm, the hub and the network may raise is not one family
         reason = " ".join(str(error).split())[:200] or type(error).__name__

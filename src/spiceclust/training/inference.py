@@ -51,7 +51,8 @@ def apply_batched(
 def batch_of(images: Tensor) -> int:
     """B for images (N, channels, S, S), or other rows of inputs: a power of two, at most 256."""
     side = images.shape[-1] if images.dim() == 4 else 1
-    return max(1, min(BATCH, 1 << (BATCH_PIXELS // side**2).bit_length() - 1))
+    fitting = max(1, min(BATCH, BATCH_PIXELS // side**2))
+    return 1 << (fitting.bit_length() - 1)
 
 
 def embed_images(encoder: Encoder, images: Tensor, seen: Callable[[Tensor, int], Tensor], context: Context) -> Tensor:
