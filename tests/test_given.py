@@ -465,3 +465,16 @@ def test_one_s_own_views_teach_every_stage(run: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.probabilities, result.probabilities)
     with pytest.raises(ConfigError, match=r"views 'watched' are a function of one's own: .* Python alone"):
         fit("moco", folder, overrides=TINY, views="own:watched")
+
+
+@pytest.mark.parametrize("method", ["spice", "scan"])
+@pytest.mark.parametrize("views", [0, 2])
+def test_stage_3_can_leave_our_own_encoder_as_it_is(method: str, views: int, tmp_path: Path) -> None:
+    part = "semi" if method == "spice" else "confident"
+    overrides = {**TINY, "embed": {"cached_views": views}, part: {**TINY[part], "train_encoder": False}}
+    fitted = fit("moco", tmp_path, overrides=overrides, method=method)
+    assert_predict_repeats_fit(fitted, tmp_path)
+    assert not any(".encoder." in name for name in tensors_of(tmp_path / "5-semi"))
+    shipped = load_tensors(tmp_path / "model/model.safetensors", CPU)
+    for name, tensor in tensors_of(tmp_path / "1-pretrain").items():
+        assert torch.equal(tensor, shipped[f"encoder.{name}"]), name
