@@ -18,7 +18,8 @@ from spiceclust.config import Request, make_request
 from spiceclust.data.sources import open_source
 from spiceclust.data.vectors import open_inputs
 from spiceclust.errors import ConfigError, RunFolderError, SourceError
-from spiceclust.given import Given, open_encoder
+from spiceclust.given import NOTHING, Given, open_encoder
+from spiceclust.given import Own as Gift
 from spiceclust.models.resnet import ResNet
 from spiceclust.result import Result
 from spiceclust.training.checkpoint import load_tensors
@@ -34,12 +35,12 @@ def request(encoder: str, **asked: Any) -> Request:
     return make_request(**{"n_clusters": 3, "overrides": QUICK, "encoder": encoder, **asked})
 
 
-def fit(encoder: str, folder: Path, own: pipeline.Own = pipeline.Own(), **asked: Any) -> Result:  # noqa: B008
+def fit(encoder: str, folder: Path, own: Gift = NOTHING, **asked: Any) -> Result:
     return pipeline.fit(open_source(IMAGES), request(encoder, **asked), folder, own=own)
 
 
 def given(encoder: str, size: int | None = None, own: nn.Module | None = None) -> Given:
-    found = open_encoder(request(encoder, image_size=size), 16, own)
+    found = open_encoder(request(encoder, image_size=size), 16, Gift(own))
     assert found is not None
     return found
 
@@ -60,7 +61,7 @@ def assert_predict_repeats_fit(fitted: Result, folder: Path, images: Any = IMAGE
 
 
 def test_moco_is_not_given() -> None:
-    assert open_encoder(request("moco"), 16, None) is None
+    assert open_encoder(request("moco"), 16, Gift()) is None
 
 
 # timm
@@ -394,7 +395,7 @@ def test_one_s_own_module_goes_through_fit_and_predict_and_stays_as_it_is(traine
     module = own_module()
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     overrides = {**QUICK, "semi": {**QUICK["semi"], "train_encoder": trained}}
-    fitted = fit("module:Own", tmp_path, pipeline.Own(module), overrides=overrides)
+    fitted = fit("module:Own", tmp_path, Gift(module), overrides=overrides)
     assert module.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
     predicted = prediction.predict(tmp_path, open_source(IMAGES), own=module)
@@ -409,7 +410,7 @@ def test_one_s_own_module_goes_through_fit_and_predict_and_stays_as_it_is(traine
         fit("module:Own", tmp_path)
     module.scale.data += 1
     with pytest.raises(RunFolderError, match="encoder_digest"):
-        fit("module:Own", tmp_path, pipeline.Own(module), overrides=overrides)
+        fit("module:Own", tmp_path, Gift(module), overrides=overrides)
 
 
 def test_a_module_that_takes_no_such_images_is_one_line() -> None:
@@ -431,7 +432,7 @@ def test_weights_that_share_memory_are_kept(tmp_path: Path) -> None:
             return out
 
     module = Tied()
-    fitted = fit("module:Tied", tmp_path, pipeline.Own(module))
+    fitted = fit("module:Tied", tmp_path, Gift(module))
     predicted = prediction.predict(tmp_path, open_source(IMAGES), own=module)
     np.testing.assert_array_equal(predicted.probabilities, fitted.probabilities)
 
@@ -447,7 +448,7 @@ def test_one_s_own_views_teach_every_stage(run: Path, tmp_path: Path) -> None:
         seen.append(images.shape)
         return darker(images, generator)
 
-    own = pipeline.Own(views=watched)
+    own = Gift(views=watched)
     folder = tmp_path / "run"
     result = fit("moco", folder, own, overrides=TINY, views="own:watched")
     assert result.run["config"]["own_views"] == "watched"
@@ -461,7 +462,7 @@ def test_one_s_own_views_teach_every_stage(run: Path, tmp_path: Path) -> None:
         key = json.loads((folder / stage / "done.json").read_text())["key"]
         assert key != json.loads((run / stage / "done.json").read_text())["key"]
     assert_predict_repeats_fit(result, folder)
-    again = fit("moco", tmp_path / "again", pipeline.Own(views=darker), overrides=TINY, views="own:watched")
+    again = fit("moco", tmp_path / "again", Gift(views=darker), overrides=TINY, views="own:watched")
     np.testing.assert_array_equal(again.probabilities, result.probabilities)
     with pytest.raises(ConfigError, match=r"views 'watched' are a function of one's own: .* Python alone"):
         fit("moco", folder, overrides=TINY, views="own:watched")

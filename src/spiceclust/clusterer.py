@@ -22,6 +22,7 @@ from spiceclust.config import OWN_VIEWS, Request, make_request
 from spiceclust.data.sources import open_source
 from spiceclust.data.vectors import open_inputs
 from spiceclust.errors import ConfigError, RunFolderError
+from spiceclust.given import Own
 from spiceclust.progress import for_stderr
 from spiceclust.result import Result
 
@@ -125,7 +126,7 @@ class Spice(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         request, source = self._request(), open_source(X)
         workspace = _Workspace()
         progress = for_stderr() if self.verbose else None
-        own = pipeline.Own(self._module(), None if isinstance(self.views, str) else self.views)
+        own = Own(self._module(), None if isinstance(self.views, str) else self.views)
         result = pipeline.fit(source, request, workspace.run, device=self.device, progress=progress, own=own)
         self._adopt(workspace, result)
         return self

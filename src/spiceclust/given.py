@@ -1,6 +1,6 @@
 """Encoders that are given instead of learned from the images: from timm, a checkpoint, ready embeddings, one's own.
 
-D features.
+D features. B images in a batch, S pixels a side.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import torch
 from torch import Tensor, nn
 
 from spiceclust.config import Request, image_size
+from spiceclust.data.own_views import OwnViews
 from spiceclust.data.vectors import Vectors, read_vectors
 from spiceclust.errors import ConfigError
 from spiceclust.files import sha256_file
@@ -24,11 +25,29 @@ from spiceclust.models.resnet import RESNETS, SIZE, ResNet
 from spiceclust.models.weights import digest_of, misfit, read_weights
 from spiceclust.shipped import load_model
 from spiceclust.training.checkpoint import part
+from spiceclust.training.context import Context
 
 # Under what MoCo v1 and v2 keep the query encoder, and others a whole network; the longest comes first.
 PREFIXES = ("module.encoder_q.", "encoder_q.", "module.", "")
 PROJECTION = "fc."  # in a ResNet's place of the classifier, also MoCo v2's fc.0 and fc.2
 GLANCE = 8  # pixels; pictures that come with embeddings are read only to know that they can be
+
+
+@dataclass(frozen=True)
+class Own:
+    """What only Python can give, and a request only names.
+
+    Attributes:
+        encoder: (B, channels, S, S) float32 in [0, 1] to (B, D). Its weights are part of a run's key.
+        views: given images (B, channels, S, S) uint8 and a generator, from which alone it may draw, returns
+            (B, channels, S, S) float32 in [0, 1]. Its name is part of a run's key, what it does is not.
+    """
+
+    encoder: nn.Module | None = None
+    views: Callable[[Tensor, torch.Generator], Tensor] | None = None
+
+
+NOTHING: Final = Own()
 
 
 @dataclass(frozen=True)
@@ -54,13 +73,13 @@ class Given:
         return build(self.design, self.own)
 
 
-def open_encoder(request: Request, native_size: int, own: nn.Module | None) -> Given | None:
+def open_encoder(request: Request, native_size: int, own: Own) -> Given | None:
     """What the request's encoder is, before an image is read; None for `moco`, which the images teach.
 
     Args:
         request: `encoder`, `image_size`.
         native_size: of the images, pixels.
-        own: the module, where the encoder is one's own; it stays as it is.
+        own: with the module, where the encoder is one's own; it stays as it is.
 
     Raises:
         ConfigError: there is no such model or file, it does not fit, or an extra is missing.
@@ -71,8 +90,21 @@ def open_encoder(request: Request, native_size: int, own: nn.Module | None) -> G
     if kind == "moco":
         return None
     if kind == "module":
-        return _open_own(request.encoder, own, image_size(request, native_size))
+        return _open_own(request.encoder, own.encoder, image_size(request, native_size))
     return OPENERS[kind](name, request.image_size)
+
+
+def open_views(name: str, own: Own, images: Tensor, context: Context) -> OwnViews:
+    """One's own views, tried on a few `images` (n, channels, S, S) uint8.
+
+    Raises:
+        ConfigError: the function is not given, or does not return views.
+    """
+    if own.views is None:
+        raise ConfigError(f"views {name!r} are a function of one's own: such a run is made and resumed in Python alone")
+    views = OwnViews(own.views)
+    views.check(images.to(context.device), context.generator("own views"))
+    return views
 
 
 def _open_timm(name: str, size: int | None) -> Given:

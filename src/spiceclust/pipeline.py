@@ -9,7 +9,7 @@ import copy
 import platform
 import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from spiceclust.config import Facts, FitConfig, Request, image_size, resolve
 from spiceclust.data.domain import DomainChoice, choose_domain
 from spiceclust.data.images import Images, load
-from spiceclust.data.own_views import NoViews, OwnViews
+from spiceclust.data.own_views import NoViews
 from spiceclust.data.sources import Source
 from spiceclust.data.views import Views
-from spiceclust.errors import ConfigError, RunFolderError
+from spiceclust.errors import RunFolderError
 from spiceclust.files import read_json, sha256_json, write_json
-from spiceclust.given import Given, open_encoder
+from spiceclust.given import NOTHING, Given, Own, open_encoder, open_views
 from spiceclust.manifest import write_manifest
 from spiceclust.models.encoders import Encoder
 from spiceclust.models.heads import Classifier, build_head
@@ -83,14 +83,6 @@ METHODS: Final = {
 }
 
 
-@dataclass(frozen=True)
-class Own:
-    """What only Python can give: an encoder, (B, channels, S, S) float32 in [0, 1] to (B, D), and a maker of views."""
-
-    encoder: nn.Module | None = None
-    views: Callable[[Tensor, torch.Generator], Tensor] | None = None
-
-
 def fit(
     source: Source,
     request: Request,
@@ -98,7 +90,7 @@ def fit(
     *,
     device: str = "auto",
     progress: Progress | None = None,
-    own: Own = Own(),
+    own: Own = NOTHING,
 ) -> Result:
     """Runs all stages from images to clusters, or goes on where an earlier call with the same config stopped.
 
@@ -108,7 +100,7 @@ def fit(
         folder: the run folder; made when it is not there.
         device: `auto`, `cpu`, `cuda`, ...
         progress: where to tell what is done; silent by default.
-        own: what the request names as one's own.
+        own: what the request names as one's own: `module:NAME` and `own:NAME`.
 
     Raises:
         ConfigError: something in the request cannot be.
@@ -122,7 +114,7 @@ def fit(
     context = open_context(request.seed, device, progress)
 
     native = source.native_size()
-    given = open_encoder(request, native, own.encoder)
+    given = open_encoder(request, native, own)
     size, channels = (given.design.image_size, given.design.channels) if given else (image_size(request, native), None)
     images = load(source, size, channels, context.progress)
     pixels = torch.from_numpy(images.pixels)
@@ -134,7 +126,7 @@ def fit(
         images, why = given.vectors.of(images), "none: the embeddings are what they are"
         pixels, context = torch.from_numpy(images.pixels), replace(context, views=NoViews())
     elif config.own_views:
-        context = replace(context, views=_own_views(config, own, pixels, context))
+        context = replace(context, views=open_views(config.own_views, own, pixels[:2], context))
     _say_start(images, config, why, context)
 
     run = _Run(folder, config, images, context, given)
@@ -351,16 +343,6 @@ def _facts(images: Images, native: int, views: DomainChoice, given: Given | None
             "our_encoder": design.kind == "moco",
         }
     )
-
-
-def _own_views(config: FitConfig, own: Own, pixels: Tensor, context: Context) -> OwnViews:
-    if own.views is None:
-        raise ConfigError(
-            f"views {config.own_views!r} are a function of one's own: such a run is made and resumed in Python alone"
-        )
-    views = OwnViews(own.views)
-    views.check(pixels[:2].to(context.device), context.generator("own views"))
-    return views
 
 
 def _say_start(images: Images, config: FitConfig, views: str, context: Context) -> None:

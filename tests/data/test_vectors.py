@@ -65,6 +65,16 @@ def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
         read_vectors(tmp_path / "none.npy")
 
 
+def test_many_rows_are_converted_part_by_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.random.default_rng(0).normal(size=(10, 3))
+    whole = read_vectors(saved(tmp_path, rows)).values
+    monkeypatch.setattr("spiceclust.data.vectors.ROWS_AT_ONCE", 4)
+    np.testing.assert_array_equal(read_vectors(saved(tmp_path, rows)).values, whole)
+    rows[9, 1] = np.nan
+    with pytest.raises(SourceError, match="row 9 is not finite, and 1 of 10 rows are"):
+        read_vectors(saved(tmp_path, rows))
+
+
 # Which row is whose
 
 

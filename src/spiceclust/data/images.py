@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +39,7 @@ class Images:
     """
 
     rows: list[Row]
-    pixels: NDArray[np.uint8] | NDArray[np.float32]
+    pixels: NDArray[Any]
     index: NDArray[np.int64]
     fingerprint: str
 

@@ -20,6 +20,7 @@ from spiceclust.errors import SourceError
 from spiceclust.manifest import Row
 
 PREFIX = "embeddings:"
+ROWS_AT_ONCE = 2**14  # rows that are converted together
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def read_vectors(path: Path) -> Vectors:
         with path.open("rb") as file:
             if file.read(6) != b"\x93NUMPY":
                 raise SourceError(f"embeddings {path} are not a .npy file: save them with numpy.save")
-        array = np.load(os.fspath(path), allow_pickle=False)
+        array = np.load(os.fspath(path), mmap_mode="r", allow_pickle=False)
     except SourceError:
         raise
     except OSError as error:
@@ -102,15 +103,19 @@ def read_vectors(path: Path) -> Vectors:
 def _checked(array: NDArray[Any], what: str) -> Vectors:
     if array.ndim != 2 or array.dtype.kind != "f" or not array.size:
         raise SourceError(f"{what}: given {array.dtype} of shape {array.shape}, needed floats (n, D)")
-    values = np.asarray(array, dtype=np.float64)
-    with np.errstate(over="ignore", invalid="ignore"):
-        largest = np.abs(values).max(axis=1, keepdims=True)
-        for wrong, which in ((~np.isfinite(largest[:, 0]), "not finite"), (largest[:, 0] == 0, "zero")):
-            if wrong.any():
-                raise SourceError(
-                    f"{what}: row {int(wrong.argmax())} is {which}, and {int(wrong.sum())} of {len(wrong)} rows are: "
-                    "an image without an embedding has no place here"
-                )
-        values = values / largest  # so that squares neither overflow nor vanish
-        unit = values / np.linalg.norm(values, axis=1, keepdims=True)
-    return Vectors(unit.astype(np.float32), what)
+    largest = np.empty(len(array))
+    unit = np.empty(array.shape, np.float32)
+    for start in range(0, len(array), ROWS_AT_ONCE):
+        part = slice(start, start + ROWS_AT_ONCE)
+        values = np.asarray(array[part], dtype=np.float64)
+        largest[part] = np.abs(values).max(axis=1)
+        with np.errstate(invalid="ignore", divide="ignore"):  # what cannot be divided is refused below
+            values = values / largest[part, None]  # so that squares neither overflow nor vanish
+            unit[part] = values / np.linalg.norm(values, axis=1, keepdims=True)
+    for wrong, which in ((~np.isfinite(largest), "not finite"), (largest == 0, "zero")):
+        if wrong.any():
+            raise SourceError(
+                f"{what}: row {int(wrong.argmax())} is {which}, and {int(wrong.sum())} of {len(wrong)} rows are: "
+                "an image without an embedding has no place here"
+            )
+    return Vectors(unit, what)

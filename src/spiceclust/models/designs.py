@@ -179,7 +179,7 @@ def _timm_itself() -> ModuleType:
 
 @contextlib.contextmanager
 def _quiet(name: str) -> Generator[None]:
-    """No warnings of this logger: every key that does not fit is on one line of its own, and we say so in one."""
+    """Silences the warnings of a logger: timm's would list every key of a file that does not fit."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
