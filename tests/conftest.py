@@ -1,4 +1,6 @@
-from collections.abc import Callable, Sequence
+import importlib
+from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
 
 import hypothesis
 import numpy as np
@@ -51,3 +53,22 @@ def make_result() -> MakeResult:
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def timm() -> Iterator[ModuleType]:
+    """timm, which imports torchvision: a wheel that misses its operators beside a torch built for the CPU alone.
+
+    Two schemas are all that this import asks for, and timm uses none of the operators.
+    """
+    import torch
+
+    declared = None
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError:
+        declared = torch.library.Library("torchvision", "DEF")
+        for operator in ("nms", "qnms"):
+            declared.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    yield importlib.import_module("timm")
+    del declared

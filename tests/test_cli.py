@@ -284,3 +284,57 @@ def test_ctrl_c_exits_with_130_and_the_run_can_go_on(place: Path, tmp_path: Path
     unfinished = command(place, "predict", str(tmp_path / "run"), "photos", "--out", str(tmp_path / "x.csv"))
     assert unfinished.returncode == 2
     assert "no finished model" in unfinished.stderr
+
+
+def test_fit_and_predict_take_ready_embeddings(place: Path, tmp_path: Path) -> None:
+    shown = place / "photos/kind 0"
+    n = len(list(shown.iterdir()))
+    file = tmp_path / "e.npy"
+    np.save(file, np.random.default_rng(0).normal(size=(n, 6)).astype(np.float32))
+    asked = [
+        "--clusters",
+        "3",
+        "--out",
+        str(tmp_path / "run"),
+        "--config",
+        "tiny.json",
+        "--encoder",
+        f"embeddings:{file}",
+    ]
+    done = command(place, "fit", str(shown), *asked)
+    assert done.returncode == 0, done.stderr
+    assert "5-semi skipped: it learns from views of images, and of ready embeddings there are none" in done.stderr
+    done = command(place, "predict", str(tmp_path / "run"), f"embeddings:{file}", "--out", str(tmp_path / "new.csv"))
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "new.csv").open(newline="") as new, (tmp_path / "run/clusters.csv").open(newline="") as fitted:
+        predicted, clustered = list(csv.DictReader(new)), list(csv.DictReader(fitted))
+    assert [row["path"] for row in predicted] == [str(i) for i in range(n)]  # row numbers
+    for row, known in zip(predicted, clustered, strict=True):
+        assert (row["cluster"], row["confidence"]) == (known["cluster"], known["confidence"])
+    done = command(place, "predict", str(tmp_path / "run"), "photos", "--out", str(tmp_path / "new.csv"))
+    assert done.returncode == 2
+    assert "cannot look at images: give embeddings of the new ones by the same encoder" in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["e.npy", "new.csv", "run"]  # no parts of a table
+
+
+@pytest.mark.parametrize(
+    ("encoder", "says"),
+    [
+        ("clip", "unknown encoder 'clip'"),
+        ("timm", "should be written timm:NAME"),
+        ("checkpoint:nowhere.pth", "nowhere.pth cannot be opened"),
+        ("embeddings:nowhere.npy", "embeddings nowhere.npy cannot be opened"),
+        ("module:mine.Net", "made and resumed in Python alone"),
+    ],
+)
+def test_an_encoder_that_cannot_be_is_one_line(
+    encoder: str,
+    says: str,
+    place: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = ["--clusters", "3", "--out", str(tmp_path / "run"), "--encoder", encoder]
+    assert says in rejected(monkeypatch, capsys, "fit", str(place / "photos"), *given)
+    assert not (tmp_path / "run").exists()

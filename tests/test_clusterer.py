@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from torch import Tensor, nn
 
 from spiceclust import ConfigError, RunFolderError, SourceError, Spice
 from synthetic import shapes
@@ -154,3 +156,74 @@ def test_no_temporary_folder_stays(tmp_path: Path, images: np.ndarray, monkeypat
     with pytest.raises(SourceError):
         Spice(20, random_state=0).fit(images)
     assert not list(tmp_path.iterdir())
+
+
+# An encoder and views of one's own
+
+
+class Pooled(nn.Module):
+    """Four averages of each channel, and a scale that stage 3 can learn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(12))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return nn.functional.adaptive_avg_pool2d(images, 2).flatten(1) * self.scale
+
+
+def darker(images: Tensor, generator: torch.Generator) -> Tensor:
+    return images.float() / 255 * (0.5 + 0.5 * torch.rand((len(images), 1, 1, 1), generator=generator))
+
+
+QUICK = {name: part for name, part in TINY.items() if name != "pretrain"}
+
+
+def test_one_s_own_encoder_and_views_fit_predict_save_and_load(images: np.ndarray, tmp_path: Path) -> None:
+    module = Pooled()
+    model = Spice(3, encoder=module, views=darker, config=QUICK, random_state=0).fit(images)
+    np.testing.assert_array_equal(model.predict_proba(images), model.probabilities_)
+    assert model.transform(images).shape == (30, 12)
+    config = model.result_.run["config"]
+    assert config["encoder"] == f"module:{__name__}.Pooled"
+    assert config["own_views"] == f"{__name__}.darker"
+    np.testing.assert_array_equal(clone(model).fit(images).probabilities_, model.probabilities_)
+
+    model.save(tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"Pooled, is your own: give it, Spice\.load\(folder, encoder=\.\.\.\)"):
+        Spice.load(tmp_path / "run")
+    loaded = Spice.load(tmp_path / "run", encoder=Pooled())
+    np.testing.assert_array_equal(loaded.predict_proba(images), model.probabilities_)
+    with pytest.raises(ConfigError, match="are a function of one's own"):
+        loaded.fit(images)  # what made its views is not in the folder
+    again = Spice.load(tmp_path / "run", encoder=Pooled(), views=darker).fit(images)
+    np.testing.assert_array_equal(again.probabilities_, model.probabilities_)
+
+
+def test_other_weights_or_views_give_another_result(images: np.ndarray) -> None:
+    module = Pooled()
+    first = Spice(3, encoder=module, config=QUICK, random_state=0).fit(images)
+    with torch.no_grad():
+        module.scale[:6] = 0.01
+    second = Spice(3, encoder=module, config=QUICK, random_state=0).fit(images)
+    third = Spice(3, encoder=module, views=darker, config=QUICK, random_state=0).fit(images)
+    digests = [model.result_.run["config"]["encoder_digest"] for model in (first, second, third)]
+    assert digests[0] != digests[1] == digests[2]
+    assert not np.array_equal(first.probabilities_, second.probabilities_)
+    assert not np.array_equal(second.probabilities_, third.probabilities_)
+
+
+def test_a_run_that_has_its_encoder_takes_no_other(model: Spice, tmp_path: Path) -> None:
+    model.save(tmp_path / "run")
+    with pytest.raises(ConfigError, match="moco, is in the run: give none"):
+        Spice.load(tmp_path / "run", encoder=Pooled())
+
+
+def test_a_model_of_embeddings_predicts_from_arrays_of_them(images: np.ndarray, tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(30, 6))
+    np.save(tmp_path / "e.npy", rows)
+    model = Spice(3, encoder=f"embeddings:{tmp_path / 'e.npy'}", config=QUICK, random_state=0).fit(images)
+    np.testing.assert_array_equal(model.predict_proba(rows), model.probabilities_)
+    np.testing.assert_allclose(model.transform(rows), rows / np.linalg.norm(rows, axis=1, keepdims=True), atol=1e-6)
+    with pytest.raises(SourceError, match="cannot look at images"):
+        model.predict(images)

@@ -170,7 +170,15 @@ def test_twice_the_clusters_is_enough() -> None:
         ({"method": "scam"}, r"unknown method 'scam': choose one of auto, spice, spice-paper, scan$"),
         ({"preset": "fast"}, r"unknown preset 'fast': choose one of quick, standard, paper"),
         ({"views": "photo"}, r"unknown views 'photo': choose one of auto, natural, aligned, glyph, texture"),
-        ({"encoder": "clip"}, r"unknown encoder 'clip': choose one of moco"),
+        ({"encoder": "clip"}, r"unknown encoder 'clip': choose one of moco, timm, checkpoint, embeddings"),
+        ({"encoder": "clip:x"}, r"unknown encoder 'clip': choose one of moco, timm, checkpoint, embeddings"),
+        ({"encoder": "timm"}, r"encoder 'timm' should be written timm:NAME or timm:NAME@FILE"),
+        ({"encoder": "checkpoint:"}, r"encoder 'checkpoint:' should be written checkpoint:PATH"),
+        ({"encoder": "moco:x"}, r"encoder 'moco:x' should be written moco"),
+        (
+            {"encoder": "timm:x", "overrides": {"backbone": "resnet18"}},
+            r"config: backbone belongs to the encoder moco, and 'timm:x' brings its own",
+        ),
         ({"image_size": 7}, r"image_size=7 should lie between 8 and 1024"),
         ({"image_size": 1025}, r"image_size=1025 should lie between 8 and 1024"),
         ({"seed": -1}, r"seed=-1 should lie between 0 and 2\^63"),
@@ -296,3 +304,36 @@ def test_choose_looks_up_and_a_miss_lists_what_there_is() -> None:
     assert choose({"a": 1, "b": 2}, "b", "letter") == 2
     with pytest.raises(ConfigError, match=r"unknown letter 'c': choose one of a, b$"):
         choose({"a": 1, "b": 2}, "c", "letter")
+
+
+def test_an_encoder_that_is_given_decides_the_size() -> None:
+    given = facts(size=300).model_copy(update={"encoder_size": 224, "encoder_digest": "abc"})
+    whole = resolve(Request(n_clusters=10, encoder="timm:x"), given)
+    assert (whole.image_size, whole.encoder, whole.encoder_digest) == (224, "timm:x", "abc")
+
+
+@pytest.mark.parametrize(
+    ("preset", "ours", "trained"),
+    [
+        ("quick", True, True),
+        ("standard", True, True),
+        ("quick", False, False),
+        ("standard", False, True),
+        ("paper", False, True),
+    ],
+)
+def test_stage_3_trains_the_encoders_of_others_where_that_is_affordable(preset: str, ours: bool, trained: bool) -> None:
+    found = facts().model_copy(update={"our_encoder": ours})
+    whole = resolve(Request(n_clusters=10, preset=preset, encoder="timm:x"), found)
+    assert whole.semi.train_encoder == whole.confident.train_encoder == trained
+    asked = {"semi": {"train_encoder": not trained}}
+    assert resolve(Request(n_clusters=10, preset=preset, overrides=asked), found).semi.train_encoder != trained
+
+
+def test_of_embeddings_there_is_one_view() -> None:
+    assert resolve(Request(n_clusters=10, encoder="embeddings:e.npy"), facts()).embed.cached_views == 1
+
+
+def test_views_of_one_s_own_are_named_and_the_domain_stays_known() -> None:
+    whole = resolve(make_request(n_clusters=10, views="own:a.b"), facts(domain="texture"))
+    assert (whole.views, whole.own_views) == ("texture", "a.b")

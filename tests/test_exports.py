@@ -3,26 +3,34 @@
 import importlib.util
 import json
 import re
+import shutil
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.numpy import load_file
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 import spiceclust
 from spiceclust import pipeline, prediction
 from spiceclust.data.sources import open_source
+from spiceclust.data.vectors import open_inputs
 from spiceclust.errors import ConfigError, RunFolderError
+from spiceclust.given import Own
 from spiceclust.model_card import card_of
+from spiceclust.models.resnet import ResNet
 from spiceclust.outputs.evaluate import evaluate, write_scores
 from spiceclust.result import Result
 from synthetic import shapes
-from test_pipeline import contents
+from test_pipeline import TINY, contents
 from test_pipeline import request as asked
 
 
@@ -128,7 +136,7 @@ def test_the_card_tells_of_true_labels_once_they_were_compared_with(tmp_path: Pa
     result = Result.load(run)
     scores, trust = evaluate(result, {row.path: str(i % 3) for i, row in enumerate(result.rows)})
     write_scores(run, result, scores, trust)
-    text = card_of(Result.load(run))
+    text = card_of(Result.load(run), "moco", "resnet_small", 128)
     assert f"| accuracy, best match of clusters and classes | {scores.acc:.3f} |" in text
     assert f"| NMI | {scores.nmi:.3f} |" in text
     assert f"| calibration error | {trust.ece:.3f} |" in text
@@ -156,4 +164,115 @@ def test_without_the_extra_a_sentence_says_what_to_install(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find(name))
     with pytest.raises(ConfigError, match=r"onnx needs onnxscript: pip install 'spiceclust\[onnx\]'"):
         spiceclust.export(run, tmp_path / "out", "onnx")
+    assert not (tmp_path / "out").exists()
+
+
+# Encoders that are given
+
+PICTURES = shapes(10)[0]
+
+
+class Mine(nn.Module):
+    """Of one's own; what it does with `looks` cannot be followed by torch."""
+
+    def __init__(self, looks: bool = False) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 8, 3, 2)
+        self.looks = looks
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps: Tensor = self.convolution(images).relu()
+        if self.looks and float(maps.mean()) > 7:
+            maps = maps * 2
+        return maps.flatten(2).amax(dim=2)
+
+
+def fit_given(encoder: str, folder: Path, own: nn.Module | None = None, size: int | None = None) -> Path:
+    overrides = {name: part for name, part in TINY.items() if name != "pretrain"}
+    wanted = asked(encoder=encoder, image_size=size, overrides=overrides)
+    pipeline.fit(open_source(PICTURES), wanted, folder / "run", own=Own(own))
+    return folder / "run"
+
+
+def weights_of(kind: str, timm: ModuleType, folder: Path) -> str:
+    """A file of weights, and the encoder that it makes."""
+    torch.manual_seed(0)
+    network = ResNet("resnet18") if kind == "resnet18" else timm.create_model(kind)
+    save_file(network.state_dict(), folder / "secret place.safetensors")
+    return f"{'checkpoint:' if kind == 'resnet18' else f'timm:{kind}@'}{folder / 'secret place.safetensors'}"
+
+
+def assert_onnx_is(folder: Path, wanted: Result, size: int, channels: int) -> None:
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].shape[1:] == [channels, size, size]
+    source, images = open_source(PICTURES), []
+    for i in range(len(PICTURES)):
+        ((_, picture),) = source.read(range(i, i + 1), size)
+        assert picture is not None
+        images.append(picture.transpose(2, 0, 1))
+    for part in (slice(None), slice(4, 5)):
+        probabilities, _ = session.run(None, {"images": np.stack(images)[part]})
+        np.testing.assert_allclose(probabilities, wanted.probabilities[part], atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["test_resnet", "test_vit", "resnet18"])
+def test_a_classifier_on_an_encoder_of_others_is_exported(kind: str, timm: ModuleType, tmp_path: Path) -> None:
+    encoder = weights_of(kind, timm, tmp_path)
+    run = fit_given(encoder, tmp_path, size=32)
+    spiceclust.export(run, tmp_path / "onnx", "onnx")
+    assert_onnx_is(tmp_path / "onnx", Result.load(run), 32, 3)
+    spiceclust.export(run, tmp_path / "safe", "safetensors")
+    moved = prediction.predict(tmp_path / "safe", open_source(PICTURES))
+    np.testing.assert_array_equal(moved.probabilities, Result.load(run).probabilities)
+    text = (tmp_path / "safe/README.md").read_text()
+    assert f"| network | {kind} |" in text
+    assert f"| encoder, views | {encoder.partition(':')[0]}, " in text
+    assert ("pip install 'spiceclust[timm]'" in text) == (kind != "resnet18")
+    for folder in ("onnx", "safe"):
+        assert not [name for name, content in contents(tmp_path / folder).items() if b"secret place" in content]
+
+
+def test_one_s_own_module_is_exported_where_torch_can_follow_it(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    run = fit_given("module:Mine", tmp_path, Mine())
+    spiceclust.export(run, tmp_path / "onnx", "onnx", encoder=Mine())  # its weights are those of the run
+    assert_onnx_is(tmp_path / "onnx", Result.load(run), 16, 3)
+    with pytest.raises(ConfigError, match="the module Mine of your own, which is in no file"):
+        spiceclust.export(run, tmp_path / "new", "onnx")
+    with pytest.raises(ConfigError, match=r"torch cannot write the encoder Mine as ONNX \(.*\): export it") as caught:
+        spiceclust.export(run, tmp_path / "new", "onnx", encoder=Mine(looks=True))
+    assert "\n" not in str(caught.value)
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "onnx"}  # nothing unfinished is left
+    spiceclust.export(run, tmp_path / "safe", "safetensors")  # which needs no code
+    moved = prediction.predict(tmp_path / "safe", open_source(PICTURES), own=Mine())
+    np.testing.assert_array_equal(moved.probabilities, Result.load(run).probabilities)
+    text = (tmp_path / "safe/README.md").read_text()
+    assert "| network | Mine |" in text
+    assert "own=module" in text
+
+
+def test_a_classifier_of_ready_embeddings_is_no_onnx_and_its_card_says_what_it_takes(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).normal(size=(len(PICTURES), 6))
+    np.save(tmp_path / "mine.npy", vectors)
+    run = fit_given(f"embeddings:{tmp_path / 'mine.npy'}", tmp_path)
+    with pytest.raises(ConfigError, match=r"onnx takes images, and .* made of embeddings \(mine\.npy\)") as caught:
+        spiceclust.export(run, tmp_path / "onnx", "onnx")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "onnx").exists()
+    spiceclust.export(run, tmp_path / "safe", "safetensors")
+    moved = prediction.predict(tmp_path / "safe", open_inputs(vectors))
+    np.testing.assert_array_equal(moved.probabilities, Result.load(run).probabilities)
+    text = (tmp_path / "safe/README.md").read_text()
+    assert "| read as | embeddings that were made elsewhere, 6 features |" in text
+    assert "predict FOLDER embeddings:FILE.npy" in text
+    assert "| network |" not in text
+
+
+def test_a_damaged_model_is_not_passed_on(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    file = tmp_path / "run/model/model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    for kind in ("onnx", "safetensors"):
+        with pytest.raises(RunFolderError, match=r"model\.safetensors"):
+            spiceclust.export(tmp_path / "run", tmp_path / "out", kind)
     assert not (tmp_path / "out").exists()

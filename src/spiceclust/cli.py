@@ -57,7 +57,10 @@ def fit(
     out: Annotated[Path, typer.Option(help="Run folder; the same command again resumes it.")],
     method: Annotated[str, typer.Option(help="auto, spice, spice-paper (as published) or scan.")] = "auto",
     preset: Annotated[str, typer.Option(help="quick (CPU, minutes), standard (one GPU) or paper.")] = "quick",
-    encoder: Annotated[str, typer.Option(help="moco: learn the features from these images.")] = "moco",
+    encoder: Annotated[
+        str,
+        typer.Option(help="moco (learn from these images), timm:NAME[@FILE], checkpoint:PATH, embeddings:FILE.npy."),
+    ] = "moco",
     views: Annotated[str, typer.Option(help="auto, natural, aligned, glyph or texture.")] = "auto",
     image_size: Annotated[int | None, typer.Option(help="Side in pixels; derived when not given.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = 0,
@@ -108,10 +111,11 @@ def predict(
 
     check_table_path(out)
     from spiceclust import prediction
-    from spiceclust.data.sources import open_source
+    from spiceclust.data.vectors import open_inputs
     from spiceclust.progress import for_stderr
 
-    model, images = prediction.open_model(run, device), open_source(source, exclude=[run, out, parts_folder(out)])
+    model, images = prediction.open_model(run, device), open_inputs(source, exclude=[run, out, parts_folder(out)])
+    prediction.check_inputs(model, images)  # before the table's parts have a folder
     table = Table(out, prediction.key_of(model, images))
     first, start = min(len(table.parts) * prediction.chunk_size(model), len(images)), time.perf_counter()
     if first:

@@ -6,7 +6,7 @@ import numbers
 import shutil
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,19 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_random_state
+from torch import Generator, Tensor, nn
 
 from spiceclust import pipeline, prediction
-from spiceclust.config import Request, make_request
+from spiceclust.config import OWN_VIEWS, Request, make_request
 from spiceclust.data.sources import open_source
-from spiceclust.errors import RunFolderError
+from spiceclust.data.vectors import open_inputs
+from spiceclust.errors import ConfigError, RunFolderError
+from spiceclust.given import Own
 from spiceclust.progress import for_stderr
 from spiceclust.result import Result
 
 ImagesLike = str | Path | NDArray[Any] | Sequence[str | Path]
+MakeViews = Callable[[Tensor, Generator], Tensor]
 
 
 class _Workspace:
@@ -52,8 +56,13 @@ class Spice(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         method: `spice`; `spice-paper`, with prototype pseudo-labels and equal quotas as published; or `scan`, the
             baseline of Van Gansbeke et al. (2020). `auto` is `spice-paper` in the preset `paper`, `spice` otherwise.
         preset: `quick` (CPU, minutes), `standard` (one GPU, or patience) or `paper` (the published schedule).
-        encoder: `moco` learns the features from these images.
+        encoder: `moco` learns the features from these images; `timm:NAME` (with weights of your own: `timm:NAME@FILE`)
+            and `checkpoint:PATH` (a run of this package, or a ResNet as MoCo publishes it) bring them, and are trained
+            in stage 3 alone, and there in the presets for a GPU; `embeddings:FILE.npy` has a row for each image. Or an
+            nn.Module, (B, channels, S, S) float32 in [0, 1] to (B, D); `Spice.load` needs it again.
         views: `auto`, `natural`, `aligned`, `glyph` or `texture`: which changes leave the meaning of an image as it is.
+            Or a function that makes them: given images (B, channels, S, S) uint8 and a torch.Generator, from which
+            alone it may draw, it returns (B, channels, S, S) float32 in [0, 1].
         image_size: side in pixels to which images are resized; None derives it from the images and the preset.
         device: `auto`, `cpu`, `cuda`, ...
         config: parts of `spiceclust.config.FitConfig`, nested as in it, that override what the preset derives.
@@ -79,8 +88,8 @@ class Spice(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         *,
         method: str = "auto",
         preset: str = "quick",
-        encoder: str = "moco",
-        views: str = "auto",
+        encoder: str | nn.Module = "moco",
+        views: str | MakeViews = "auto",
         image_size: int | None = None,
         device: str = "auto",
         config: dict[str, Any] | None = None,
@@ -117,21 +126,25 @@ class Spice(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         request, source = self._request(), open_source(X)
         workspace = _Workspace()
         progress = for_stderr() if self.verbose else None
-        result = pipeline.fit(source, request, workspace.run, device=self.device, progress=progress)
+        own = Own(self._module(), None if isinstance(self.views, str) else self.views)
+        result = pipeline.fit(source, request, workspace.run, device=self.device, progress=progress, own=own)
         self._adopt(workspace, result)
         return self
 
     def predict(self, X: ImagesLike) -> NDArray[np.int64]:
-        """Clusters of new images: (n,) int64 in [0, C), -1 where an image cannot be read. `X` as in `fit`."""
+        """Clusters of new images: (n,) int64 in [0, C), -1 where an image cannot be read.
+
+        `X` as in `fit`. A model that was made of embeddings takes `embeddings:FILE.npy` or an array (n, D) of floats.
+        """
         return self._apply(X).labels
 
     def predict_proba(self, X: ImagesLike) -> NDArray[np.float32]:
-        """Probabilities of the clusters: (n, C) float32, zeros where an image cannot be read. `X` as in `fit`."""
+        """Probabilities of the clusters: (n, C) float32, zeros where an image cannot be read. `X` as in `predict`."""
         return self._apply(X).probabilities
 
     def transform(self, X: ImagesLike) -> NDArray[np.float32]:
-        """L2-normalised embeddings: (n, D) float32, zeros where an image cannot be read. `X` as in `fit`."""
-        return prediction.transform(self._run_folder(), open_source(X), device=self.device)
+        """L2-normalised embeddings: (n, D) float32, zeros where an image cannot be read. `X` as in `predict`."""
+        return prediction.transform(self._run_folder(), open_inputs(X), device=self.device, own=self._module())
 
     def save(self, folder: str | Path) -> None:
         """Copies the run folder to `folder`, which must be new or empty; `contact_sheet` draws what the command adds.
@@ -149,15 +162,29 @@ class Spice(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             raise RunFolderError(f"{target} cannot be written ({error}): choose another folder") from None
 
     @classmethod
-    def load(cls, folder: str | Path) -> Spice:
+    def load(cls, folder: str | Path, *, encoder: nn.Module | None = None, views: MakeViews | None = None) -> Spice:
         """A fitted model from a run folder, whether `save` or the command `spiceclust fit` made it.
+
+        Args:
+            folder: the run.
+            encoder: the module, where the run was made with one; its weights come from the run, if it learned there.
+            views: the function that made the views, where the run had one and you mean to fit again.
 
         Raises:
             RunFolderError: `folder` is not a finished run.
+            ConfigError: an encoder is needed and not given, or the other way round.
         """
         run = Path(folder)
         result = Result.load(run)
         asked = dict(result.run["request"])
+        if asked["encoder"].startswith("module:") != (encoder is not None):
+            wanted = (
+                "is your own: give it, Spice.load(folder, encoder=...)"
+                if encoder is None
+                else "is in the run: give none"
+            )
+            raise ConfigError(f"the encoder of {run}, {asked['encoder'].removeprefix('module:')}, {wanted}")
+        asked.update(({} if encoder is None else {"encoder": encoder}) | ({} if views is None else {"views": views}))
         model = cls(random_state=asked.pop("seed"), config=asked.pop("overrides") or None, **asked)
         model._adopt(run, result)
         return model
@@ -171,7 +198,10 @@ class Spice(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         self.paths_ = [row.path for row in result.rows]
 
     def _apply(self, X: ImagesLike) -> Result:
-        return prediction.predict(self._run_folder(), open_source(X), device=self.device)
+        return prediction.predict(self._run_folder(), open_inputs(X), device=self.device, own=self._module())
+
+    def _module(self) -> nn.Module | None:
+        return self.encoder if isinstance(self.encoder, nn.Module) else None
 
     def _run_folder(self) -> Path:
         if not hasattr(self, "_home"):
@@ -186,8 +216,14 @@ class Spice(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             seed=seed,
             method=self.method,
             preset=self.preset,
-            encoder=self.encoder,
-            views=self.views,
+            encoder=self.encoder if self._module() is None else f"module:{_name_of(type(self.encoder))}",
+            views=f"{OWN_VIEWS}{_name_of(self.views)}" if callable(self.views) else self.views,
             image_size=self.image_size,
             overrides=self.config or {},
         )
+
+
+def _name_of(thing: Any) -> str:
+    """What a class or function is called; of a callable object, what its class is."""
+    named = thing if hasattr(thing, "__qualname__") else type(thing)
+    return f"{named.__module__}.{named.__qualname__}"

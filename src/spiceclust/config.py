@@ -18,6 +18,14 @@ from spiceclust.presets import MAX_SIZE, PRESETS, Problem
 Method = Literal["spice", "spice-paper", "scan"]
 Domain = Literal["natural", "aligned", "glyph", "texture"]
 Backbone = Literal["resnet_small", "resnet18", "resnet34", "wrn28_2", "wrn28_8", "wrn37_2"]
+ENCODERS = {  # kinds, and how each is written; the last is written by `Spice` for a module of one's own
+    "moco": "moco",
+    "timm": "timm:NAME or timm:NAME@FILE",
+    "checkpoint": "checkpoint:PATH",
+    "embeddings": "embeddings:FILE.npy",
+    "module": "module:NAME",
+}
+OWN_VIEWS = "own:"  # how a request names views that are a function of one's own
 T = TypeVar("T")
 M = TypeVar("M", bound="_Frozen")
 
@@ -85,6 +93,7 @@ class SelectConfig(_Frozen):
 class TeacherConfig(_Frozen):
     """Stage 3 of any method: a classifier that learns under its own moving average."""
 
+    train_encoder: bool = Field(default=True, description="whether the encoder learns too; if not, features are cached")
     steps: int = Field(gt=0)
     learning_rate: float = Field(default=0.03, gt=0)
     weight_decay: float = Field(default=5e-4, ge=0)
@@ -132,8 +141,10 @@ class FitConfig(_Frozen):
     method: Method
     preset: str
     encoder: str = Field(description="how stage 1 gets its encoder; `moco` learns it from these images")
-    backbone: Backbone
+    encoder_digest: str = Field(default="", description="SHA-256 of weights or embeddings that were given")
+    backbone: Backbone = Field(description="of `moco`; other encoders bring their own")
     views: Domain
+    own_views: str = Field(default="", description="the function that makes views in the place of the domain's")
     image_size: int = Field(ge=8, description="pixels; images are resized to a square of this side")
     channels: Literal[1, 3]
     pretrain: PretrainConfig
@@ -167,6 +178,11 @@ class Facts(_Frozen):
     channels: Literal[1, 3]
     domain: Domain = Field(description="the domain that `auto` would choose")
     benchmark: str = Field(default="", description="which data set of the paper they are, if one")
+    encoder_size: int | None = Field(default=None, description="pixels a side that an encoder which is given takes")
+    encoder_digest: str = ""
+    our_encoder: bool = Field(
+        default=True, description="whether the encoder is one of `Backbone`, trained here or before"
+    )
 
 
 DEFAULT_METHOD: dict[str, Method] = {"quick": "spice", "standard": "spice", "paper": "spice-paper"}
@@ -187,10 +203,16 @@ def make_request(**values: Any) -> Request:
         raise ConfigError(f"n_clusters={request.n_clusters} should be >= 2: one cluster sorts nothing")
     choose(dict.fromkeys(("auto", *get_args(Method))), request.method, "method")
     choose(PRESETS, request.preset, "preset")
-    choose(dict.fromkeys(("auto", *get_args(Domain))), request.views, "views")
-    choose({"moco": None}, request.encoder, "encoder")
+    if not request.views.startswith(OWN_VIEWS):
+        choose(dict.fromkeys(("auto", *get_args(Domain))), request.views, "views")
+    kind, _, name = request.encoder.partition(":")
+    form = choose(ENCODERS, kind, "encoder")
+    if bool(name) != (":" in form):
+        raise ConfigError(f"encoder {request.encoder!r} should be written {form}")
     for field in request.overrides:
         choose(dict.fromkeys(OVERRIDABLE), field, "config field")
+    if kind != "moco" and "backbone" in request.overrides:
+        raise ConfigError(f"config: backbone belongs to the encoder moco, and {request.encoder!r} brings its own")
     if request.image_size is not None and not 8 <= request.image_size <= 1024:
         raise ConfigError(f"image_size={request.image_size} should lie between 8 and 1024 pixels")
     if not 0 <= request.seed < 2**63:
@@ -218,19 +240,26 @@ def resolve(request: Request, facts: Facts) -> FitConfig:
             f"{n} distinct readable images are too few for {c} clusters: at least {2 * c} are needed; "
             f"add images or ask for {f'at most {n // 2}' if n >= 4 else 'fewer'} clusters"
         )
-    side = image_size(request, facts.native_size)
-    views = facts.domain if request.views == "auto" else request.views
+    side = facts.encoder_size or image_size(request, facts.native_size)
+    own_views = request.views.startswith(OWN_VIEWS)
+    views = facts.domain if own_views or request.views == "auto" else request.views
     values: dict[str, Any] = {
         "n_clusters": c,
         "seed": request.seed,
         "method": DEFAULT_METHOD[request.preset] if request.method == "auto" else request.method,
         "preset": request.preset,
         "encoder": request.encoder,
+        "encoder_digest": facts.encoder_digest,
         "views": views,
+        "own_views": request.views.removeprefix(OWN_VIEWS) if own_views else "",
         "image_size": side,
         "channels": facts.channels,
         **PRESETS[request.preset](Problem(n, c, side, views, facts.benchmark)),
     }
+    for stage in ("semi", "confident"):  # the encoders of others can be beyond what a CPU trains in minutes
+        values[stage]["train_encoder"] = facts.our_encoder or request.preset != "quick"
+    if encoder_kind(request.encoder) == "embeddings":
+        values["embed"]["cached_views"] = 1
     max_neighbors = _given(request.overrides, "select", "max_neighbors")
     if isinstance(max_neighbors, int) and max_neighbors > 0:
         for stage in ("graph_label", "scan"):
@@ -257,6 +286,11 @@ def resolve(request: Request, facts: Facts) -> FitConfig:
             f"pretrain.batch_size={config.pretrain.batch_size}: leave it out, and it follows"
         )
     return config
+
+
+def encoder_kind(encoder: str) -> str:
+    """The kind of an encoder as it is asked for: what stands before the colon."""
+    return encoder.partition(":")[0]
 
 
 def _given(overrides: dict[str, Any], stage: str, field: str) -> Any:

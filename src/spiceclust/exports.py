@@ -29,6 +29,7 @@ def export(
     only: str = "all",
     link: str = "copy",
     source: Any = None,
+    encoder: Any = None,
     progress: Progress | None = None,
 ) -> Exported:
     """Writes a finished run into a new folder, in a form that other programs read.
@@ -43,13 +44,15 @@ def export(
         link: `copy`, `hard` or `symlink`: how files come into the folder. A hard link is the same file under another
             name: a program that changes one in place changes both.
         source: the images, as in `fit`; None opens the folder that was clustered.
+        encoder: the module, where the run was made with one of your own and `kind` is `onnx`.
         progress: told of each image; silent by default.
 
     Returns:
         The folder, how many images are in it, and path and reason of each that is not.
 
     Raises:
-        ConfigError: an unknown kind or choice, a choice that does not go with the kind, or an extra is missing.
+        ConfigError: an unknown kind or choice, a choice that does not go with the kind, an extra is missing, or the
+            encoder cannot be written as `onnx`.
         SourceError: the images are not there any more.
         RunFolderError: `run` is not a finished run, or `to` is not empty or cannot be written.
     """
@@ -62,5 +65,5 @@ def export(
         raise ConfigError(f"{kind} holds no images: leave out only, link and source, which choose among images")
     from spiceclust.model_export import export_model  # loads torch, which no other kind needs
 
-    export_model(Path(run), Path(to), kind, hint)
+    export_model(Path(run), Path(to), kind, hint, encoder)
     return Exported(Path(to), 0, [])

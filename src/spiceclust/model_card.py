@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from spiceclust.config import encoder_kind
 from spiceclust.result import Result
 
 _CARD = """\
@@ -31,8 +32,7 @@ Sorts images into {n_clusters} clusters. It was made with spiceclust {version} b
 
 The folder is what `predict` takes for a run:
 
-    pip install spiceclust
-    spiceclust predict FOLDER SOURCE --out clusters.csv
+{use}
 
 ## Training
 
@@ -91,25 +91,60 @@ print(probabilities.argmax(axis=1))
 """
 
 
-def card_of(result: Result) -> str:
-    """A model card as the Hugging Face hub reads it: a YAML header, then what it is, from what, and how good."""
+# How the folder is used, by kind of encoder; the last one is for what needs no more.
+_USE = {
+    "timm": """\
+    pip install 'spiceclust[timm]'
+    spiceclust predict FOLDER SOURCE --out clusters.csv""",
+    "embeddings": """\
+    pip install spiceclust
+    spiceclust predict FOLDER embeddings:FILE.npy --out clusters.csv
+
+It looks at no images: FILE.npy has a row for each, {n_features} floats, by the encoder that made the training's.""",
+    "module": """\
+    from spiceclust.data.sources import open_source
+    from spiceclust.prediction import predict
+
+    predict(Path("FOLDER"), open_source("SOURCE"), own=module)
+
+The encoder is a module whose code is not in this folder, `{name}`; its weights are.""",
+    "": """\
+    pip install spiceclust
+    spiceclust predict FOLDER SOURCE --out clusters.csv""",
+}
+
+
+def card_of(result: Result, kind: str, name: str, n_features: int) -> str:
+    """A model card as the Hugging Face hub reads it: a YAML header, then what it is, from what, and how good.
+
+    Args:
+        result: of the run.
+        kind, name, n_features: of the model's encoder, as `models.encoders.Design` has them; never what was asked for,
+            which may be a path.
+    """
     config = result.run["config"]
     distinct = [row.status == "ok" for row in result.rows]
     sizes = [
         (cluster, int((result.labels == cluster).sum()), result.reliable[result.labels == cluster])
         for cluster in range(result.n_clusters)
     ]
+    there = {
+        "read as": f"{config['image_size']} x {config['image_size']} pixels, {config['channels']} channels",
+        "network": name,
+        "encoder, views": f"{encoder_kind(config['encoder'])}, {config['own_views'] or config['views']}",
+    }
+    if kind == "embeddings":
+        there = {"read as": f"embeddings that were made elsewhere, {n_features} features"}
     training = {
         "distinct images": f"{sum(distinct):,}",
-        "read as": f"{config['image_size']} x {config['image_size']} pixels, {config['channels']} channels",
-        "network": config["backbone"],
-        "encoder, views": f"{config['encoder']}, {config['views']}",
+        **there,
         "method, preset, seed": f"{config['method']}, {config['preset']}, {config['seed']}",
     }
     return _CARD.format(
         n_images=sum(distinct),
         n_clusters=result.n_clusters,
         version=result.run["versions"]["spiceclust"],
+        use=_USE.get(kind, _USE[""]).format(name=name, n_features=n_features),
         training=_table(training),
         clusters="\n".join(
             f"| {cluster} | {size:,} | {reliable.mean():.0%} |" if size else f"| {cluster} | 0 | |"

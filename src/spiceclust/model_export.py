@@ -17,27 +17,28 @@ from torch import Tensor, nn
 
 from spiceclust.config import choose
 from spiceclust.errors import ConfigError
-from spiceclust.files import sha256_file, write_bytes, write_text
+from spiceclust.files import sha256_file, write_bytes
 from spiceclust.model_card import card_of, onnx_readme
 from spiceclust.models.heads import Classifier
 from spiceclust.result import Result
-from spiceclust.shipped import VERSION, Model, load_model
+from spiceclust.shipped import VERSION, Model, describe_model, load_model
 from spiceclust.staging import new_folder, refuse_full
+from spiceclust.training.checkpoint import load_tensors
 
 
 class Form(NamedTuple):
     """One form of the classifier.
 
     Attributes:
-        write: given the new folder, the run, its Result and its model, writes the files.
+        make: given the run, its Result and the module that is one's own, if any, returns the files by name.
         needs: packages that are no dependency of this one.
     """
 
-    write: Callable[[Path, Path, Result, Model], None]
+    make: Callable[[Path, Result, nn.Module | None], dict[str, bytes]]
     needs: tuple[str, ...]
 
 
-def export_model(run: Path, target: Path, kind: str, hint: str) -> None:
+def export_model(run: Path, target: Path, kind: str, hint: str, own: nn.Module | None = None) -> None:
     """Writes the classifier of a run into a new folder.
 
     Args:
@@ -45,9 +46,10 @@ def export_model(run: Path, target: Path, kind: str, hint: str) -> None:
         target: the folder, new or empty.
         kind: a name of `MODELS`.
         hint: how to open it; `{}` stands for the folder.
+        own: the encoder, where the run was made with a module of one's own.
 
     Raises:
-        ConfigError: an unknown kind, or a package that it needs is not installed.
+        ConfigError: an unknown kind, a package that it needs is not installed, or an encoder that cannot be exported.
         RunFolderError: `run` is not finished or damaged; `target` is not empty or cannot be written.
     """
     form = choose(MODELS, kind, "kind of export")
@@ -56,7 +58,7 @@ def export_model(run: Path, target: Path, kind: str, hint: str) -> None:
         raise ConfigError(f"{kind} needs {' and '.join(missing)}: pip install 'spiceclust[onnx]'")
     refuse_full(target)
     result = Result.load(run)
-    model = load_model(run, torch.device("cpu"))
+    files = form.make(run, result, own)
     about = {
         "kind": kind,
         "n_clusters": result.n_clusters,
@@ -64,7 +66,8 @@ def export_model(run: Path, target: Path, kind: str, hint: str) -> None:
         "open_with": hint.format("."),
     }
     with new_folder(target, about) as folder:
-        form.write(folder, run, result, model)
+        for name, content in files.items():
+            write_bytes(folder / name, content)
 
 
 class _FromPixels(nn.Module):
@@ -80,25 +83,44 @@ class _FromPixels(nn.Module):
         return self.classifier.head(embeddings).softmax(dim=1), embeddings
 
 
-def _write_onnx(folder: Path, run: Path, result: Result, model: Model) -> None:
+def _onnx(run: Path, result: Result, own: nn.Module | None) -> dict[str, bytes]:
     """`model.onnx`, which says in its metadata how images must be prepared, and a README that shows it."""
-    example = torch.zeros(2, model.channels, model.image_size, model.image_size, dtype=torch.uint8)
-    with warnings.catch_warnings(action="ignore"):  # about torch's own parts
-        program = torch.onnx.export(
-            _FromPixels(model.classifier).eval(),
-            (example,),
-            dynamo=True,
-            verbose=False,
-            input_names=["images"],
-            output_names=["probabilities", "embeddings"],
-            dynamic_shapes={"images": {0: torch.export.Dim("N")}},
+    design = describe_model(run).design
+    if design.kind == "embeddings":
+        raise ConfigError(
+            f"onnx takes images, and {run} was made of embeddings ({design.name}), of which it has no encoder: "
+            "export it as safetensors"
         )
-    assert program is not None
-    proto = program.model_proto
+    model = load_model(run, torch.device("cpu"), own)
+    proto = _traced(model).model_proto
     for key, value in _onnx_metadata(result, model).items():
         proto.metadata_props.add(key=key, value=value)
-    write_bytes(folder / "model.onnx", proto.SerializeToString())
-    write_text(folder / "README.md", onnx_readme(result, model.image_size, model.channels))
+    readme = onnx_readme(result, model.image_size, model.channels)
+    return {"model.onnx": proto.SerializeToString(), "README.md": readme.encode("utf-8")}
+
+
+def _traced(model: Model) -> torch.onnx.ONNXProgram:
+    """The classifier as torch follows it through one batch; raises ConfigError where it cannot."""
+    example = torch.zeros(2, model.channels, model.image_size, model.image_size, dtype=torch.uint8)
+    try:
+        with warnings.catch_warnings(action="ignore"):  # about torch's own parts
+            program = torch.onnx.export(
+                _FromPixels(model.classifier).eval(),
+                (example,),
+                dynamo=True,
+                verbose=False,
+                input_names=["images"],
+                output_names=["probabilities", "embeddings"],
+                dynamic_shapes={"images": {0: torch.export.Dim("N")}},
+            )
+    except Exception as error:  # what the code of another's module makes torch raise is not one family
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        design = model.encoder.design
+        raise ConfigError(
+            f"torch cannot write the encoder {design.name} as ONNX ({reason}): export it as safetensors"
+        ) from None
+    assert program is not None
+    return program
 
 
 def _onnx_metadata(result: Result, model: Model) -> dict[str, str]:
@@ -119,14 +141,15 @@ def _onnx_metadata(result: Result, model: Model) -> dict[str, str]:
     }
 
 
-def _write_safetensors(folder: Path, run: Path, result: Result, model: Model) -> None:
-    """The files of the run's `model/`, with a model card."""
-    for path in sorted((run / "model").iterdir()):
-        write_bytes(folder / path.name, path.read_bytes())
-    write_text(folder / "README.md", card_of(result))
+def _safetensors(run: Path, result: Result, own: nn.Module | None) -> dict[str, bytes]:
+    """The files of the run's `model/`, with a model card; no encoder is built, so that none need be at hand."""
+    home, design, _ = describe_model(run)
+    load_tensors(home / "model.safetensors", torch.device("cpu"))  # refuses a file that is damaged
+    files = {path.name: path.read_bytes() for path in sorted(home.iterdir())}
+    return {**files, "README.md": card_of(result, design.kind, design.name, design.n_features).encode("utf-8")}
 
 
 MODELS: Final[dict[str, Form]] = {
-    "onnx": Form(_write_onnx, ("onnx", "onnxscript")),
-    "safetensors": Form(_write_safetensors, ()),
+    "onnx": Form(_onnx, ("onnx", "onnxscript")),
+    "safetensors": Form(_safetensors, ()),
 }

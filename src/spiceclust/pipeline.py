@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Protocol
@@ -16,17 +16,19 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from spiceclust.config import Facts, FitConfig, Request, image_size, resolve
 from spiceclust.data.arrays import Array
 from spiceclust.data.domain import DomainChoice, choose_domain
 from spiceclust.data.images import Images, load
+from spiceclust.data.own_views import NoViews
 from spiceclust.data.sources import Source
 from spiceclust.data.views import Views
 from spiceclust.errors import RunFolderError
 from spiceclust.files import read_json, sha256_json, write_json
 from spiceclust.functional.prototypes import typicality
+from spiceclust.given import NOTHING, Given, Own, open_encoder, open_views
 from spiceclust.manifest import write_manifest
 from spiceclust.models.encoders import Encoder
 from spiceclust.models.heads import Classifier, build_head
@@ -40,10 +42,13 @@ from spiceclust.training.context import Context, open_context
 from spiceclust.training.features import Features, features_of
 from spiceclust.training.head_choice import finalists
 from spiceclust.training.pixels import Pixels, place
+from spiceclust.training.sights import FeatureSight, PixelSight, Sight
 from spiceclust.training.snapshots import Snapshots
 
 EARLY = ("n_clusters", "seed", "preset", "encoder")  # fields that are known before an image is read
-PRETRAIN_FIELDS: Final = ["encoder", "backbone", "views", "image_size", "channels", "seed", "pretrain"]
+PRETRAIN_FIELDS: Final = [
+    "encoder", "encoder_digest", "backbone", "views", "own_views", "image_size", "channels", "seed", "pretrain",
+]  # fmt: skip
 EMBED_FIELDS: Final = ["embed", "select"]
 SNAPSHOTS: Final = "snapshots"  # folder of the state of the stage that is being trained
 LAYOUTS: Final = {"3-self": 3}  # of a stage's tensors, raised when they change: what has another is made again
@@ -56,7 +61,7 @@ class _Clustering(Protocol):
 
 class _Retraining(Protocol):
     def run(
-        self, images: Pixels, classifier: Classifier, selected: Artefact, config: FitConfig, context: Context
+        self, sight: Sight, model: nn.Module, selected: Artefact, config: FitConfig, context: Context
     ) -> Artefact: ...
 
 
@@ -91,6 +96,7 @@ def fit(
     device: str = "auto",
     progress: Progress | None = None,
     compile: bool = False,
+    own: Own = NOTHING,
 ) -> Result:
     """Runs all stages from images to clusters, or goes on where an earlier call with the same config stopped.
 
@@ -101,10 +107,11 @@ def fit(
         device: `auto`, `cpu`, `cuda`, ...
         progress: where to tell what is done; silent by default.
         compile: whether networks go through torch.compile.
+        own: what the request names as one's own: `module:NAME` and `own:NAME`.
 
     Raises:
         ConfigError: something in the request cannot be.
-        SourceError: no readable images, or fewer than twice the clusters.
+        SourceError: no readable images, or fewer than twice the clusters; embeddings that are not theirs.
         RunFolderError: the folder cannot be written, is something else, or holds a run with another config.
         TrainingError: a stage could not go on.
     """
@@ -114,16 +121,23 @@ def fit(
     context = open_context(request.seed, device, progress, compile=compile)
 
     native = source.native_size()
-    images = load(source, image_size(request, native), None, context.progress)
+    given = open_encoder(request, native, own)
+    size, channels = (given.design.image_size, given.design.channels) if given else (image_size(request, native), None)
+    images = load(source, size, channels, context.progress)
     pixels = torch.from_numpy(images.pixels)
     views = choose_domain(pixels)
-    config = resolve(request, _facts(images, native, views, source.benchmark))
+    config = resolve(request, _facts(images, native, views, source.benchmark, given))
     refuse_differences(folder, earlier, config.model_dump(), images.fingerprint)
     why = f"chosen: {views.reason}" if request.views == "auto" else "as asked"
+    if given and given.vectors:
+        images, why = given.vectors.of(images), "none: the embeddings are what they are"
+        pixels, context = torch.from_numpy(images.pixels), replace(context, views=NoViews())
+    elif config.own_views:
+        context = replace(context, views=open_views(config.own_views, own, pixels[:2], context))
     _say_start(images, config, why, context)
 
-    run = _Run(folder, config, images, context)
-    if isinstance(source, Array) and source.extra is not None:
+    run = _Run(folder, config, images, context, given)
+    if given is None and isinstance(source, Array) and source.extra is not None:
         run.add_to_stage_1(load(source.extra, config.image_size, config.channels, context.progress))
     if earlier is None:
         run.refuse_other_stages()
@@ -137,8 +151,9 @@ def fit(
 class _Run:
     """One pass through the stages: which folder, which key, how long, what was found."""
 
-    def __init__(self, folder: Path, config: FitConfig, images: Images, context: Context) -> None:
-        self.folder, self.config, self.images, self.context = folder, config, images, context
+    def __init__(self, folder: Path, config: FitConfig, images: Images, context: Context, given: Given | None) -> None:
+        self.folder, self.config, self.images, self.context, self.given = folder, config, images, context, given
+        self.views = context.views or Views(config.views)
         self.digest = sha256_json([images.fingerprint, VERSION])
         self.more: Tensor | None = None
         self.metrics: dict[str, Any] = {}
@@ -163,17 +178,15 @@ class _Run:
         self.context.progress.say(f"{len(self.more)} more images join stage 1 alone")
 
     def execute(self, images: Tensor) -> Result:
-        """Runs every stage on (N, channels, S, S) uint8 pixels in host memory, writes the results, and returns them."""
+        """Runs every stage, writes the results and returns them.
+
+        Args:
+            images: (N, channels, S, S) uint8, or embeddings in the place of pixels, in host memory.
+        """
         config, context = self.config, self.context
         pixels = place(images, context.device)
         method = METHODS[config.method]
-        pretrained = self._stage(
-            "1-pretrain",
-            PRETRAIN_FIELDS,
-            lambda context: pretrain.run(self._with_more(images, pixels), config, context),
-        )
-        encoder = pretrain.new_encoder(pixels, config, context).to(context.device)
-        encoder.load_state_dict(dict(pretrained.tensors))
+        encoder = self._encoder(images, pixels)
         embedded = self._stage("2-embed", EMBED_FIELDS, lambda context: embed.run(pixels, encoder, config, context))
         neighbors = embedded.tensors["neighbors"]
         parts = ["n_clusters", *(CLUSTERINGS[name][1] for name in method.clusterings)]
@@ -183,27 +196,17 @@ class _Run:
 
         labelled = unbundle(self._stage("3-self", parts, cluster))
 
-        def each(stage: Callable[[str, Context], Artefact]) -> Callable[[Context], Artefact]:
-            return lambda context: bundle({name: stage(name, context.within(name)) for name in labelled})
-
         def select_one(name: str, context: Context) -> Artefact:
             return select.run(labelled[name].tensors["probabilities"], neighbors, config, context)
 
-        def retrain_one(name: str, context: Context) -> Artefact:
-            context.progress.say(f"stage 5 from {name}")
-            return method.retraining.run(pixels, firsts[name], selected[name], config, context)
-
-        selected = unbundle(self._stage("4-select", ["select"], each(select_one)))
+        selected = unbundle(self._stage("4-select", ["select"], _each(labelled, select_one)))
         firsts = {name: self._classifier(encoder, found) for name, found in labelled.items()}
-        tuned = unbundle(self._stage("5-semi", [method.retraining_part], each(retrain_one)))
-        seconds = {name: copy.deepcopy(first) for name, first in firsts.items()}
-        for name, second in seconds.items():
-            second.load_state_dict(dict(tuned[name].tensors))
+        tuned, seconds = self._retrain(method, embedded, pixels, firsts, selected)
         verdicts = {}
         for name, found in labelled.items():
-            pair, opinions = (firsts[name], seconds[name]), found.tensors["opinions"]
+            pair, opinions = (firsts[name], seconds.get(name)), found.tensors["opinions"]
             verdicts[name] = guard.run(pixels, *pair, opinions, neighbors, guard.margin_of(name), config, context)
-        used = {name: found.facts["used"] for name, found in tuned.items()}
+        used = {name: tuned[name].facts["used"] if name in tuned else 0.0 for name in labelled}
         clustering, together = guard.choose(verdicts, used)
         shipped = verdicts[clustering].facts["shipped"]
         told = ", ".join(f"{name} {score:.3f}" for name, score in together.items())
@@ -214,7 +217,7 @@ class _Run:
         classifier.load_state_dict(part(calibrated.tensors, "classifier."))
         probabilities = calibrated.tensors["probabilities"]
         final = select.run(probabilities, neighbors, config, context)
-        save_model(self.folder, classifier, calibrated.tensors["embeddings"], config)
+        save_model(self.folder, classifier, calibrated.tensors["embeddings"])
         self.metrics.update(
             {
                 "3-self": {name: _without_loss(found.facts) for name, found in labelled.items()},
@@ -244,12 +247,66 @@ class _Run:
         """What stage 1 learns from: the images, and those that only it sees."""
         return pixels if self.more is None else place(torch.cat([images, self.more]), self.context.device)
 
+    def _encoder(self, images: Tensor, pixels: Pixels) -> Encoder:
+        """The encoder of stage 1: learned from the images, or the one that is given."""
+        config, given = self.config, self.given
+
+        def learn(context: Context) -> Artefact:
+            if given is None:
+                return pretrain.run(self._with_more(images, pixels), config, context)
+            context.progress.say(f"stage 1 learns nothing: the encoder is given ({given.design.n_features} features)")
+            return Artefact(given.weights())
+
+        learned = self._stage("1-pretrain", PRETRAIN_FIELDS, learn)
+        encoder = given.build() if given else pretrain.new_encoder(pixels, config, self.context)
+        encoder.load_state_dict(dict(learned.tensors))
+        return encoder.to(self.context.device)
+
+    def _retrain(
+        self,
+        method: _Method,
+        embedded: Artefact,
+        pixels: Pixels,
+        firsts: dict[str, Classifier],
+        selected: dict[str, Artefact],
+    ) -> tuple[dict[str, Artefact], dict[str, Classifier]]:
+        """Stage 3 of the paper from each of `firsts`: what it left behind, and the classifiers; none where skipped."""
+        config, context, part_name = self.config, self.context, method.retraining_part
+        if self.given and self.given.vectors:
+            why = "skipped: it learns from views of images, and of ready embeddings there are none"
+            context.progress.say(f"5-semi {why}")
+            self.record["skipped"] = {"5-semi": why}
+            return {}, {}
+        whole = getattr(config, part_name).train_encoder
+        encoder = next(iter(firsts.values())).encoder
+        sight: Sight = (
+            PixelSight(pixels, self.views)
+            if whole
+            else FeatureSight(features_of(embedded, pixels, encoder, self.views, context))
+        )
+
+        def learning(classifier: Classifier) -> nn.Module:
+            return classifier if whole else classifier.head
+
+        def retrain_one(name: str, context: Context) -> Artefact:
+            context.progress.say(f"stage 5 from {name}")
+            return method.retraining.run(sight, learning(firsts[name]), selected[name], config, context)
+
+        tuned = unbundle(self._stage("5-semi", [part_name], _each(firsts, retrain_one)))
+        seconds = {
+            name: Classifier(copy.deepcopy(first.encoder) if whole else first.encoder, copy.deepcopy(first.head))
+            for name, first in firsts.items()
+        }
+        for name, second in seconds.items():
+            learning(second).load_state_dict(dict(tuned[name].tensors))
+        return tuned, seconds
+
     def _cluster(
         self, method: _Method, embedded: Artefact, pixels: Pixels, encoder: Encoder, context: Context
     ) -> Artefact:
         """Clusters in every way of the method, and bundles what is worth carrying on."""
         config = self.config
-        features = features_of(embedded, pixels, encoder, Views(config.views), context)
+        features = features_of(embedded, pixels, encoder, self.views, context)
         candidates = {name: CLUSTERINGS[name][0].run(features, config, context) for name in method.clusterings}
         found = finalists(candidates, features, config.n_clusters)
         scores = ", ".join(f"{name} {each.facts['partition_score']:.3f}" for name, each in found.items())
@@ -257,10 +314,10 @@ class _Run:
         return bundle(found)
 
     def _classifier(self, encoder: Encoder, labelled: Artefact) -> Classifier:
-        """The encoder of stage 1, a copy, with a head of stage 2."""
+        """The encoder of stage 1 with a head of stage 2."""
         head = build_head(encoder.n_features, self.config.n_clusters)
         head.load_state_dict(part(labelled.tensors, "head."))
-        return Classifier(copy.deepcopy(encoder), head).to(self.context.device)
+        return Classifier(encoder, head).to(self.context.device)
 
     def refuse_other_stages(self) -> None:
         """Refuses first stages that do not fit: they are another run's, and not to be replaced."""
@@ -296,10 +353,25 @@ class _Run:
         return finished.artefact
 
 
-def _facts(images: Images, native: int, views: DomainChoice, benchmark: str) -> Facts:
+def _each(names: Iterable[str], stage: Callable[[str, Context], Artefact]) -> Callable[[Context], Artefact]:
+    """A stage that is run for each clustering that goes on."""
+    return lambda context: bundle({name: stage(name, context.within(name)) for name in names})
+
+
+def _facts(images: Images, native: int, views: DomainChoice, benchmark: str, given: Given | None) -> Facts:
     n, channels = images.pixels.shape[:2]
     grey_or_colour: Literal[1, 3] = 3 if channels == 3 else 1
-    return Facts(n_images=n, native_size=native, channels=grey_or_colour, domain=views.domain, benchmark=benchmark)
+    facts = Facts(n_images=n, native_size=native, channels=grey_or_colour, domain=views.domain, benchmark=benchmark)
+    if given is None:
+        return facts
+    design, digest = given.design, given.digest
+    return facts.model_copy(
+        update={
+            "encoder_size": design.image_size,
+            "encoder_digest": digest,
+            "our_encoder": design.kind == "moco",
+        }
+    )
 
 
 def _say_start(images: Images, config: FitConfig, views: str, context: Context) -> None:
@@ -309,8 +381,12 @@ def _say_start(images: Images, config: FitConfig, views: str, context: Context) 
         f"{len(images.rows)} found: {len(images.pixels)} distinct images, {count['duplicate']} duplicates, "
         f"{count['quarantined']} quarantined"
     )
-    say(f"{config.n_clusters} clusters, {config.image_size} px, {config.channels} channels, {config.backbone}")
-    say(f"views: {config.views}, {views}")
+    encoder = config.backbone if config.encoder == "moco" else config.encoder
+    if images.pixels.ndim == 2:
+        say(f"{config.n_clusters} clusters, {encoder}; views: {views}")
+        return
+    say(f"{config.n_clusters} clusters, {config.image_size} px, {config.channels} channels, {encoder}")
+    say(f"views: {config.own_views or config.views}, {views}")
 
 
 def _result(

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from spiceclust.data.encoded import Read
 from spiceclust.data.images import planes, read_in_order, stamp
 from spiceclust.data.sources import Source
+from spiceclust.data.vectors import PREFIX, Inputs, Vectors
 from spiceclust.errors import SourceError
 from spiceclust.files import sha256_json
 from spiceclust.functional.prototypes import typicality
@@ -28,7 +28,6 @@ from spiceclust.progress import Progress, Silent
 from spiceclust.result import Result
 from spiceclust.shipped import VERSION, Model, load_model
 from spiceclust.training.context import open_device
-from spiceclust.training.inference import BATCH
 
 CHUNK = 4096  # images at the most, fewer where they are large
 CHUNK_BYTES = 2**27  # of the pixels of a chunk; reading is a chunk ahead
@@ -63,65 +62,102 @@ class Chunk:
         }
 
 
-def open_model(folder: Path, device: str = "auto") -> Model:
+def open_model(folder: Path, device: str = "auto", own: nn.Module | None = None) -> Model:
     """The model of a finished run.
 
     Args:
         folder: the run folder, of which only `model/` is read.
         device: where to compute.
+        own: the encoder, where the run was made with a module of one's own.
 
     Raises:
         RunFolderError: no model there, or it is damaged.
-        ConfigError: the device cannot be used.
+        ConfigError: the device cannot be used, or the encoder needs a module that is not given, or an extra.
     """
-    return load_model(folder, open_device(device))
+    return load_model(folder, open_device(device), own)
 
 
-def stream(model: Model, source: Source, progress: Progress, *, first: int = 0) -> Iterator[Chunk]:
+def check_inputs(model: Model, source: Inputs) -> None:
+    """Refuses inputs that are not of the model's kind, before anything is computed or written.
+
+    Raises:
+        SourceError: embeddings where images are needed, images where embeddings are, or embeddings of another width.
+    """
+    design = model.encoder.design
+    if design.kind != "embeddings":
+        if isinstance(source, Vectors):
+            raise SourceError("the model was made of images, not of embeddings: give it images")
+        return
+    if not isinstance(source, Vectors):
+        raise SourceError(
+            f"the model was made of embeddings ({design.name}) and cannot look at images: give embeddings of the new "
+            f"ones by the same encoder, {PREFIX}FILE.npy with floats (n, {design.n_features})"
+        )
+    if source.values.shape[1] != design.n_features:
+        raise SourceError(
+            f"{source.description} has {source.values.shape[1]} features a row, the model was made with "
+            f"{design.n_features}: embed with the same encoder"
+        )
+
+
+def stream(model: Model, source: Inputs, progress: Progress, *, first: int = 0) -> Iterator[Chunk]:
     """Clusters the images of a source, of which no more than a chunk is in memory at a time.
 
     Args:
         model: of `open_model`.
-        source: the images.
+        source: the images; embeddings of them, where the model was made of embeddings.
         progress: told of each image.
         first: inputs of the source that are passed over; a multiple of the chunk's size gives the chunks that follow.
 
-    Yields:
+    Returns:
         Chunks of `chunk_size(model)` inputs, the last one of what is left.
+
+    Raises:
+        SourceError: as `check_inputs`, at once.
     """
-    size = chunk_size(model)
-    with closing(read_in_order(source, model.image_size, progress, first, ahead=size)) as found:
-        while some := list(islice(found, size)):
-            yield _chunk(model, some)
+    check_inputs(model, source)
+    if isinstance(source, Vectors):
+        return _of_vectors(model, source, progress, first)
+    return _of_images(model, source, progress, first)
 
 
-def key_of(model: Model, source: Source) -> str:
+def key_of(model: Model, source: Inputs) -> str:
     """Hexadecimal SHA-256 of all that the chunks of `stream` depend on."""
-    return sha256_json([VERSION, model.digest, stamp(source), chunk_size(model)])
+    what = source.stamp() if isinstance(source, Vectors) else stamp(source)
+    return sha256_json([VERSION, model.digest, what, chunk_size(model)])
 
 
 def chunk_size(model: Model) -> int:
     """Inputs in a chunk: up to 4,096, and no more than 128 MiB of pixels."""
-    return min(CHUNK, max(BATCH, CHUNK_BYTES // (3 * model.image_size**2)))
+    return min(CHUNK, max(1, CHUNK_BYTES // (3 * model.image_size**2)))
 
 
-def predict(folder: Path, source: Source, *, device: str = "auto", progress: Progress | None = None) -> Result:
+def predict(
+    folder: Path,
+    source: Inputs,
+    *,
+    device: str = "auto",
+    progress: Progress | None = None,
+    own: nn.Module | None = None,
+) -> Result:
     """Clusters new images with a finished run's model, all at once.
 
     Args:
         folder: the run folder, of which only `model/` is read.
-        source: the images.
+        source: the images; embeddings of them, where the run was made of embeddings.
         device: where to compute.
         progress: told of each image.
+        own: the encoder, where the run was made with a module of one's own.
 
     Returns:
         A Result of the new images; `reliable` is False throughout, since it is a statement about the images fitted.
 
     Raises:
         RunFolderError: no model there, or it is damaged.
-        SourceError: not one image is readable.
+        ConfigError: its encoder needs a module that is not given, or an extra.
+        SourceError: not one image is readable, or images are given where embeddings are needed.
     """
-    chunks = list(stream(open_model(folder, device), source, progress or Silent()))
+    chunks = list(stream(open_model(folder, device, own), source, progress or Silent()))
     labels, probabilities, embeddings = (
         np.concatenate([getattr(chunk, name) for chunk in chunks]) for name in ("labels", "probabilities", "embeddings")
     )
@@ -140,19 +176,37 @@ def predict(folder: Path, source: Source, *, device: str = "auto", progress: Pro
     )
 
 
-def transform(folder: Path, source: Source, *, device: str = "auto") -> NDArray[np.float32]:
+def transform(
+    folder: Path, source: Inputs, *, device: str = "auto", own: nn.Module | None = None
+) -> NDArray[np.float32]:
     """Embeds images with a finished run's model: (n, D) float32, L2-normalised, zeros where an image cannot be read."""
-    chunks = stream(open_model(folder, device), source, Silent())
+    chunks = stream(open_model(folder, device, own), source, Silent())
     return np.concatenate([chunk.embeddings for chunk in chunks])
 
 
-def _chunk(model: Model, found: list[Read]) -> Chunk:
-    rows = [row for row, _ in found]
-    there = np.array([picture is not None for _, picture in found])
-    pictures = [planes(picture, model.channels) for _, picture in found if picture is not None]
+def _of_images(model: Model, source: Source, progress: Progress, first: int) -> Iterator[Chunk]:
+    size = chunk_size(model)
+    with closing(read_in_order(source, model.image_size, progress, first, ahead=size)) as found:
+        while some := list(islice(found, size)):
+            pictures = [planes(picture, model.channels) for _, picture in some if picture is not None]
+            yield _chunk(model, [row for row, _ in some], np.stack(pictures) if pictures else None)
+
+
+def _of_vectors(model: Model, source: Vectors, progress: Progress, first: int) -> Iterator[Chunk]:
+    size = chunk_size(model)
+    with progress.task("sorting embeddings", len(source) - first) as task:
+        for start in range(first, len(source), size):
+            rows = source.rows(start, start + size)
+            yield _chunk(model, rows, source.values[start : start + size])
+            task.advance(len(rows))
+
+
+def _chunk(model: Model, rows: list[Row], inputs: NDArray[Any] | None) -> Chunk:
+    """What the model says of the inputs, which are those of the rows that could be read; None where none could."""
+    there = np.array([row.status == "ok" for row in rows])
     labels = np.full(len(rows), -1, dtype=np.int64)
-    if pictures:
-        probabilities, embeddings = model.classify(torch.from_numpy(np.stack(pictures)))
+    if inputs is not None:
+        probabilities, embeddings = model.classify(torch.from_numpy(inputs))
     else:
         widths = model.n_clusters, model.n_features
         probabilities, embeddings = (torch.zeros((0, width), device=model.device) for width in widths)

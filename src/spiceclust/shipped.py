@@ -8,17 +8,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from spiceclust.config import FitConfig
-from spiceclust.errors import RunFolderError
+from spiceclust.errors import ConfigError, RunFolderError
 from spiceclust.files import DAMAGED, read_json, sha256_file, write_json
 from spiceclust.functional.novelty import Reference, make_reference, novelty
-from spiceclust.models.encoders import build_encoder
+from spiceclust.models.designs import build
+from spiceclust.models.encoders import Design, Encoder
 from spiceclust.models.heads import Classifier, build_head
+from spiceclust.models.weights import misfit
 from spiceclust.training.checkpoint import load_tensors, part, save_tensors
 from spiceclust.training.inference import classify
 from spiceclust.training.pixels import Pixels
@@ -32,7 +33,7 @@ VERSION: Final = version("spiceclust")
 class Model:
     """What a run ships: a classifier, the training images it compares with, and how images must be prepared for it.
 
-    `digest` is the SHA-256 of its file.
+    One that was made of embeddings takes rows of these in the place of pixels. `digest` is the SHA-256 of its file.
     """
 
     classifier: Classifier
@@ -43,6 +44,11 @@ class Model:
     digest: str
 
     @property
+    def encoder(self) -> Encoder:
+        """The classifier's; its `design` says what it is."""
+        return self.classifier.encoder
+
+    @property
     def n_clusters(self) -> int:
         """C."""
         return int(self.classifier.head[-1].out_features)  # type: ignore[index]
@@ -50,7 +56,7 @@ class Model:
     @property
     def n_features(self) -> int:
         """D."""
-        return self.classifier.encoder.n_features
+        return self.encoder.n_features
 
     def classify(self, pixels: Pixels) -> tuple[Tensor, Tensor]:
         """(N, channels, S, S) uint8 to probabilities (N, C) and embeddings (N, D), float32."""
@@ -61,10 +67,11 @@ class Model:
         return novelty(embeddings, self.reference)
 
 
-def save_model(folder: Path, classifier: Classifier, embeddings: Tensor, config: FitConfig) -> None:
+def save_model(folder: Path, classifier: Classifier, embeddings: Tensor) -> None:
     """Writes `model/`: config.json and model.safetensors, which keeps some of the training embeddings (N, D)."""
     target = folder / "model"
     target.mkdir(exist_ok=True)
+    design = classifier.encoder.design
     reference = {f"{REFERENCE}{name}": tensor for name, tensor in make_reference(embeddings)._asdict().items()}
     save_tensors(target / "model.safetensors", {**classifier.state_dict(), **reference})
     write_json(
@@ -72,19 +79,29 @@ def save_model(folder: Path, classifier: Classifier, embeddings: Tensor, config:
         {
             "format": MODEL_FORMAT,
             "spiceclust": VERSION,
-            "backbone": config.backbone,
-            "image_size": config.image_size,
-            "channels": config.channels,
-            "n_clusters": config.n_clusters,
+            "encoder": design.kind,
+            "backbone": design.name,
+            "image_size": design.image_size,
+            "channels": design.channels,
+            "n_features": design.n_features,
+            "n_clusters": classifier.head[-1].out_features,  # type: ignore[index]
         },
     )
 
 
-def load_model(folder: Path, device: torch.device) -> Model:
-    """Reads `model/` of a run folder, or a folder that holds the same files: a model that was exported.
+class Description(NamedTuple):
+    """Where a model lies, what its encoder is, and C."""
+
+    home: Path
+    design: Design
+    n_clusters: int
+
+
+def describe_model(folder: Path) -> Description:
+    """What config.json says of the model in such a folder; no weights are read.
 
     Raises:
-        RunFolderError: not there, damaged, or written by a newer version.
+        RunFolderError: as `load_model`.
     """
     home = folder / "model" if (folder / "model").is_dir() else folder
     if not (home / "config.json").exists():
@@ -95,17 +112,46 @@ def load_model(folder: Path, device: torch.device) -> Model:
         older = isinstance(found, int) and found < MODEL_FORMAT
         way_out = "fit into a new folder" if older else "update spiceclust"
         raise RunFolderError(f"{home} has format {found}, this version reads {MODEL_FORMAT}: {way_out}")
+    try:
+        design = Design(
+            str(facts.get("encoder", "moco")),  # the only one, before it was written
+            str(facts["backbone"]),
+            3 if facts["channels"] == 3 else 1,
+            int(facts["image_size"]),
+            int(facts.get("n_features", 0)),
+        )
+        return Description(home, design, int(facts["n_clusters"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunFolderError(f"{home} is damaged ({error}): {DAMAGED}") from None
+
+
+def load_model(folder: Path, device: torch.device, own: nn.Module | None = None) -> Model:
+    """Reads `model/` of a run folder, or a folder that holds the same files: a model that was exported.
+
+    Args:
+        folder: the run.
+        device: where the model is wanted.
+        own: the encoder, where the run was made with a module of one's own; it stays as it is.
+
+    Raises:
+        RunFolderError: not there, damaged, or written by a newer version.
+        ConfigError: the encoder cannot be built: a module that is not given or another, or an extra that is missing.
+    """
+    home, design, n_clusters = describe_model(folder)
     file = home / "model.safetensors"
     tensors = load_tensors(file, device)
     reference = part(tensors, REFERENCE)
+    weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(REFERENCE)}
     try:
-        channels: Literal[1, 3] = 3 if facts["channels"] == 3 else 1
-        size = int(facts["image_size"])
-        encoder = build_encoder(facts["backbone"], channels, size, [0.0] * channels, [1.0] * channels, seed=0)
-        classifier = Classifier(encoder, build_head(encoder.n_features, int(facts["n_clusters"])))
-        classifier.load_state_dict({name: t for name, t in tensors.items() if not name.startswith(REFERENCE)})
+        encoder = build(design, own)
+        classifier = Classifier(encoder, build_head(encoder.n_features, n_clusters))
+        if own is not None and (wrong := misfit(classifier.state_dict(), weights)):
+            raise ConfigError(f"the encoder given is not that of {folder} ({wrong}): give a {design.name} like it")
+        classifier.load_state_dict(weights)
         kept = Reference(**reference)
+    except ConfigError:
+        raise
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise RunFolderError(f"{home} is damaged ({reason}): {DAMAGED}") from None
-    return Model(classifier.to(device), kept, size, channels, device, sha256_file(file))
+    return Model(classifier.to(device), kept, design.image_size, design.channels, device, sha256_file(file))

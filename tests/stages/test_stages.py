@@ -26,6 +26,7 @@ from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import Context
 from spiceclust.training.features import CachedFeatures
 from spiceclust.training.inference import BATCH, classify
+from spiceclust.training.sights import PixelSight
 
 CPU = torch.device("cpu")
 CONTEXT = Context(0, CPU, bf16=False)
@@ -535,6 +536,10 @@ def selected(labels: Tensor, reliable: Tensor) -> Artefact:
     return Artefact({"labels": labels, "reliable": reliable.byte()})
 
 
+def shown(images: Tensor, settings: FitConfig) -> PixelSight:
+    return PixelSight(images, Views(settings.views))
+
+
 def untrained(images: Tensor, settings: FitConfig) -> Classifier:
     encoder = pretrain.new_encoder(images, settings, CONTEXT)
     return Classifier(encoder, ClusterHeads(1, encoder.n_features, settings.n_clusters, seed=0).extract(0))
@@ -549,7 +554,7 @@ def test_semi_learns_the_reliable_labels_and_no_others() -> None:
     reliable = torch.arange(len(images)) < 24  # eight of each class
     labels = torch.where(reliable, classes, (classes + 1) % 3)  # all others are wrong
     classifier = untrained(images, settings)
-    artefact = semi.run(images, classifier, selected(labels, reliable), settings, CONTEXT)
+    artefact = semi.run(shown(images, settings), classifier, selected(labels, reliable), settings, CONTEXT)
     classifier.load_state_dict(dict(artefact.tensors))
     with torch.no_grad():
         found = classifier.eval()(images.float() / 255).argmax(dim=1)
@@ -565,13 +570,13 @@ def test_semi_trains_a_copy_and_depends_on_seed_and_config_alone() -> None:
     before = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
     chosen = selected(classes, torch.ones(len(classes)))
     torch.manual_seed(1)
-    first = semi.run(images, classifier, chosen, settings, CONTEXT)
+    first = semi.run(shown(images, settings), classifier, chosen, settings, CONTEXT)
     assert all(torch.equal(tensor, before[name]) for name, tensor in classifier.state_dict().items())
     assert not classifier.training
     torch.manual_seed(2)
-    assert same(semi.run(images, classifier, chosen, settings, CONTEXT), first)
+    assert same(semi.run(shown(images, settings), classifier, chosen, settings, CONTEXT), first)
     assert first.tensors.keys() == before.keys()
-    other = semi.run(images, classifier, chosen, settings, Context(1, CPU, bf16=False))
+    other = semi.run(shown(images, settings), classifier, chosen, settings, Context(1, CPU, bf16=False))
     assert not torch.equal(other.tensors["head.0.weight"], first.tensors["head.0.weight"])
 
 
@@ -579,7 +584,10 @@ def test_semi_takes_more_unlabelled_images_than_there_are() -> None:
     images, classes = bars(4)
     settings = config(len(images), 3, semi={**SEMI, "steps": 2, "unlabelled_ratio": 5})
     chosen = selected(classes, torch.ones(len(classes)))
-    assert len(semi.run(images, untrained(images, settings), chosen, settings, CONTEXT).facts["loss"]) == 2
+    assert (
+        len(semi.run(shown(images, settings), untrained(images, settings), chosen, settings, CONTEXT).facts["loss"])
+        == 2
+    )
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=40), st.integers(1, 30))
@@ -619,7 +627,7 @@ def half_taught() -> tuple[Classifier, float]:
     classifier = untrained(images, settings)
     reliable = torch.arange(len(images)) < 24
     classifier.load_state_dict(
-        dict(semi.run(images, classifier, selected(classes, reliable), settings, CONTEXT).tensors)
+        dict(semi.run(shown(images, settings), classifier, selected(classes, reliable), settings, CONTEXT).tensors)
     )
     return classifier.eval(), accuracy(labels_by(classifier, images), classes)
 
@@ -634,7 +642,7 @@ def test_the_confident_images_teach_the_others() -> None:
     classifier, before = half_taught()
     settings = config(len(images), 3, confident=CONFIDENT)
     nothing = selected(torch.zeros(len(images)).long(), torch.zeros(len(images)))  # what select says is not asked
-    artefact = confident.run(images, classifier, nothing, settings, CONTEXT)
+    artefact = confident.run(shown(images, settings), classifier, nothing, settings, CONTEXT)
     taught = untrained(images, settings)
     taught.load_state_dict(dict(artefact.tensors))
     assert before < 0.95
@@ -648,7 +656,7 @@ def test_where_no_image_is_confident_the_surest_of_each_cluster_teach() -> None:
     settings = config(len(images), 3, confident={**CONFIDENT, "threshold": 1 - 1e-9, "steps": 10, "floor": 0.25})
     classifier = untrained(images, settings)
     chosen = selected(classes, torch.ones(len(classes)))
-    artefact = confident.run(images, classifier, chosen, settings, CONTEXT)
+    artefact = confident.run(shown(images, settings), classifier, chosen, settings, CONTEXT)
     assert all(math.isfinite(loss) for loss in artefact.facts["loss"])
     assert all(torch.isfinite(tensor).all() for tensor in artefact.tensors.values())
     assert 8 / 32 <= artefact.facts["used"] <= 10 / 32  # a quarter of 32, rounded up in each of three clusters
@@ -660,9 +668,9 @@ def test_confident_learns_on_strong_views_what_weak_ones_teach(kind: str, monkey
     classifier, _ = half_taught()
     settings = config(len(images), 3, confident={**CONFIDENT, "steps": 2})
     chosen = selected(classes, torch.ones(len(classes)))
-    first = confident.run(images, classifier, chosen, settings, CONTEXT)
+    first = confident.run(shown(images, settings), classifier, chosen, settings, CONTEXT)
     monkeypatch.setattr(Views, kind, lambda self, batch, draws: torch.zeros(batch.shape))  # nothing to be seen
-    blind = confident.run(images, classifier, chosen, settings, CONTEXT)
+    blind = confident.run(shown(images, settings), classifier, chosen, settings, CONTEXT)
     assert not torch.equal(blind.tensors["head.0.weight"], first.tensors["head.0.weight"])
 
 
@@ -672,16 +680,16 @@ def test_confident_trains_a_copy_and_ships_its_moving_average() -> None:
     before = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
     chosen = selected(classes, torch.ones(len(classes)))
     settings = config(len(images), 3, confident={**CONFIDENT, "steps": 3})
-    first = confident.run(images, classifier, chosen, settings, CONTEXT)
+    first = confident.run(shown(images, settings), classifier, chosen, settings, CONTEXT)
     assert all(torch.equal(tensor, before[name]) for name, tensor in classifier.state_dict().items())
     assert first.tensors.keys() == before.keys()
     assert not torch.equal(first.tensors["head.0.weight"], before["head.0.weight"])
     torch.manual_seed(2)
-    assert same(confident.run(images, classifier, chosen, settings, CONTEXT), first)
-    other = confident.run(images, classifier, chosen, settings, Context(1, CPU, bf16=False))
+    assert same(confident.run(shown(images, settings), classifier, chosen, settings, CONTEXT), first)
+    other = confident.run(shown(images, settings), classifier, chosen, settings, Context(1, CPU, bf16=False))
     assert not torch.equal(other.tensors["head.0.weight"], first.tensors["head.0.weight"])
     slow = config(len(images), 3, confident={**CONFIDENT, "steps": 3, "ema": 1 - 1e-7})
-    for name, tensor in confident.run(images, classifier, chosen, slow, CONTEXT).tensors.items():
+    for name, tensor in confident.run(shown(images, settings), classifier, chosen, slow, CONTEXT).tensors.items():
         if tensor.is_floating_point():
             torch.testing.assert_close(tensor, before[name], rtol=0, atol=1e-5)
 
@@ -723,7 +731,7 @@ def clusters_of(classifier: Classifier, images: Tensor) -> Tensor:
 
 
 def verdict(
-    judged: tuple[Tensor, Tensor, Tensor], first: Classifier, second: Classifier, margin: float = 0.0
+    judged: tuple[Tensor, Tensor, Tensor], first: Classifier, second: Classifier | None, margin: float = 0.0
 ) -> Artefact:
     images, classes, neighbors = judged
     opinions = F.one_hot(classes, 3).float()
@@ -744,6 +752,17 @@ def test_the_guard_ships_what_parts_the_images_better(judged: tuple[Tensor, Tens
     assert scores[better] == pytest.approx(partition_score(labels, neighbors.long(), 3))
     assert min(scores.values()) < scores[better] - 0.3
     assert found.facts["agreement"] == 1  # of the heads with what ships
+
+
+def test_without_a_stage_3_stage_2_ships_and_is_judged_all_the_same(judged: tuple[Tensor, Tensor, Tensor]) -> None:
+    images, _, neighbors = judged
+    found = verdict(judged, bar_classifier(1, 2, 0), None, margin=9.0).facts
+    score = partition_score(clusters_of(bar_classifier(1, 2, 0), images), neighbors.long(), 3)
+    assert found["shipped"] == "3-self"
+    assert found["scores"] == {"3-self": pytest.approx(score)}
+    assert found["by_stage_1"] == pytest.approx(score)
+    assert found["agreement"] == 1
+    assert verdict(judged, careless_classifier(), None).facts["agreement"] < 0.9
 
 
 def test_the_guard_ignores_the_numbers_of_clusters_and_of_equals_ships_the_later(
@@ -870,7 +889,7 @@ def test_the_smallest_set_passes_all_stages(
     first = Classifier(encoder, build_head(encoder.n_features, clusters))
     heads = {k.removeprefix("head."): t for k, t in labelled.tensors.items() if k.startswith("head.")}
     first.head.load_state_dict(heads)
-    tuned = retraining.run(images, first, chosen, settings, context)
+    tuned = retraining.run(shown(images, settings), first, chosen, settings, context)
     second = Classifier(encoder, build_head(encoder.n_features, clusters))
     second.load_state_dict(dict(tuned.tensors))
     opinions = torch.full((n, clusters), 1 / clusters)

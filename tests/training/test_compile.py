@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from spiceclust.config import Facts, Request, resolve
+from spiceclust.data.views import Views
 from spiceclust.models.heads import Classifier, build_head
 from spiceclust.stages import pretrain, self_label, semi
 from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import Context
 from spiceclust.training.features import CachedFeatures
+from spiceclust.training.sights import PixelSight
 from synthetic import shapes
 
 pytestmark = [
@@ -44,7 +46,8 @@ def test_stages_learn_the_same_compiled(monkeypatch: pytest.MonkeyPatch) -> None
     encoder.load_state_dict(dict(first.tensors))
     classifier = Classifier(encoder, build_head(encoder.n_features, 3))
     selected = Artefact({"labels": kinds, "reliable": torch.ones(len(kinds))})
-    close(*(semi.run(images, classifier, selected, few, context) for context in (CONTEXT, COMPILED)))
+    sight = PixelSight(images, Views(few.views))
+    close(*(semi.run(sight, classifier, selected, few, context) for context in (CONTEXT, COMPILED)))
 
     points = torch.nn.functional.normalize(torch.randn((len(images), 16), generator=torch.Generator().manual_seed(0)))
     neighbors = (points @ points.T).topk(9).indices[:, 1:]

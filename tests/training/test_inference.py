@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from spiceclust.models.encoders import build_encoder
 from spiceclust.models.heads import Classifier, ClusterHeads
-from spiceclust.training.inference import BATCH, apply_batched, classify
+from spiceclust.training.inference import BATCH, apply_batched, batch_of, classify
 
 CPU = torch.device("cpu")
 
@@ -86,6 +86,33 @@ def test_an_image_gets_the_same_bits_whatever_comes_with_it(classifier: Classifi
     others[17] = many[17]
     for some, everything in zip(classify(classifier, others, CPU), whole, strict=True):
         assert torch.equal(some[17], everything[17])
+
+
+def test_of_large_images_fewer_go_at_once() -> None:
+    def batch(side: int) -> int:
+        return batch_of(torch.empty((1, 3, side, side), dtype=torch.uint8))
+
+    assert [batch(side) for side in (8, 64, 128)] == [BATCH] * 3
+    assert [batch(side) for side in (129, 224, 384, 1024, 5000)] == [128, 64, 16, 4, 1]
+    assert batch_of(torch.empty((1, 2048))) == BATCH  # embeddings
+
+
+def test_the_batch_follows_from_the_size_of_the_images() -> None:
+    large = torch.zeros((5, 1, 1024, 1024), dtype=torch.uint8)
+    seen: list[int] = []
+
+    def function(part: Tensor, number: int) -> Tensor:
+        seen.append(len(part))
+        return part[:, 0, :1, 0].float()
+
+    assert apply_batched(function, large, CPU).shape == (5, 1)
+    assert seen == [4, 4]
+
+
+@pytest.mark.parametrize("shape", [(7,), (2, 3, 4)])
+def test_rows_of_any_shape_pass(shape: tuple[int, ...]) -> None:
+    rows = torch.rand((10, *shape))
+    assert torch.equal(apply_batched(lambda part, number: part, rows, CPU, 4), rows)
 
 
 @pytest.mark.parametrize("n", [1, BATCH - 1, BATCH, BATCH + 1, 2 * BATCH])

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,13 +34,14 @@ class Images:
 
     Attributes:
         rows: the manifest, length n, in the order of the source.
-        pixels: (N, channels, size, size) uint8, C-contiguous: each distinct readable image once.
+        pixels: (N, channels, size, size) uint8, C-contiguous: each distinct readable image once. Or what stands in
+            their place, (N, D) float32 (`data.vectors`).
         index: (n,) int64, each row's position in `pixels`; duplicates share one, quarantined rows have -1.
         fingerprint: hexadecimal SHA-256 over paths, statuses and contents of the readable rows.
     """
 
     rows: list[Row]
-    pixels: NDArray[np.uint8]
+    pixels: NDArray[Any]
     index: NDArray[np.int64]
     fingerprint: str
 

@@ -130,8 +130,10 @@ class Views:
     """Makes the three kinds of view in one domain.
 
     Every method takes images (B, channels, S, S) uint8 and returns (B, channels, S, S) float32 in [0, 1] on the same
-    device. Equal generators give equal views.
+    device. Equal generators give equal views. `drawn` names the kinds that are more than the image itself.
     """
+
+    drawn = frozenset({"contrastive", "weak", "strong"})
 
     def __init__(self, domain: Domain) -> None:
         self.domain = domain

@@ -6,6 +6,8 @@ B images in a batch, S pixels a side, D features.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,30 +19,54 @@ SMALL_STEM_LIMIT = 64  # pixels; above it the 7x7 stem with max-pooling of Image
 FULL_SIZE_LIMIT = 20  # pixels; above it the network for CPUs halves the image at once: three times faster (docs/log.md)
 
 
+@dataclass(frozen=True)
+class Design:
+    """What an encoder is, without its weights: what is needed to build it again.
+
+    Attributes:
+        kind: `moco` (a backbone of this module), `resnet`, `timm`, `module` or `embeddings`; see `models.designs`.
+        name: of the backbone, the model, or the module's class.
+        channels: of the images, 1 or 3.
+        image_size: S in pixels.
+        n_features: D.
+    """
+
+    kind: str
+    name: str
+    channels: Literal[1, 3]
+    image_size: int
+    n_features: int
+
+
 class Encoder(nn.Module):
     """Normalises the pixels, runs a backbone, and averages over the image.
 
     Args:
-        backbone: maps (B, channels, S, S) to (B, D, s, s).
-        n_features: D.
-        mean, std: per-channel mean and standard deviation of the training images, in [0, 1].
+        backbone: maps (B, channels, S, S) to (B, D, s, s), or to (B, D), which is left as it is.
+        design: what it is; D among it.
+        mean, std: per-channel mean and standard deviation of the training images, in [0, 1]; None leaves what comes in
+            as it is, whatever its shape.
     """
 
-    def __init__(self, backbone: nn.Module, n_features: int, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(
+        self, backbone: nn.Module, design: Design, mean: Sequence[float] | None, std: Sequence[float] | None
+    ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.n_features = n_features
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+        self.design = design
+        self.n_features = design.n_features
+        self.register_buffer("mean", None if mean is None else torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", None if std is None else torch.tensor(std).view(1, -1, 1, 1))
 
-    mean: Tensor
-    std: Tensor
+    mean: Tensor | None
+    std: Tensor | None
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, channels, S, S) float32 in [0, 1] to pooled features (B, D)."""
-        normalised = (images - self.mean) / self.std
-        maps: Tensor = self.backbone(normalised.contiguous(memory_format=torch.channels_last))
-        return maps.mean(dim=(2, 3))
+        if self.mean is not None and self.std is not None:
+            images = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        features: Tensor = self.backbone(images)
+        return features.mean(dim=(2, 3)) if features.dim() == 4 else features
 
 
 class _BasicBlock(nn.Module):
@@ -156,4 +182,5 @@ def build_encoder(
         for module in backbone.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    return Encoder(backbone.to(memory_format=torch.channels_last), n_features, mean, std)  # type: ignore[call-overload]
+    design = Design("moco", name, 1 if channels == 1 else 3, image_size, n_features)
+    return Encoder(backbone.to(memory_format=torch.channels_last), design, mean, std)  # type: ignore[call-overload]

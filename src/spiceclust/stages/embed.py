@@ -22,7 +22,7 @@ def run(images: Pixels, encoder: Encoder, config: FitConfig, context: Context) -
     """Embeds the images.
 
     Args:
-        images: (N, channels, S, S) uint8.
+        images: (N, channels, S, S) uint8, or what else the encoder takes.
         encoder: of stage 1.
         config: `embed`, `views`, `select.max_neighbors`.
         context: seed, device, progress.
@@ -32,9 +32,9 @@ def run(images: Pixels, encoder: Encoder, config: FitConfig, context: Context) -
         (N, K) int32, from the nearest on; facts: whether they are exact, and their recall.
     """
     encoder.eval()
-    views = Views(config.views)
+    views = context.views or Views(config.views)
     count = config.embed.cached_views
-    with context.progress.task("2 embed", 1 + 2 * count) as task:
+    with context.progress.task("2 embed", 1 + count * len(views.drawn & {"weak", "strong"})) as task:
 
         def embed(kind: str, view: int = 0) -> Tensor:
             def seen(batch: Tensor, number: int) -> Tensor:
@@ -49,7 +49,10 @@ def run(images: Pixels, encoder: Encoder, config: FitConfig, context: Context) -
         tensors = {"plain": plain}
         if count:
             for kind in ("weak", "strong"):
-                tensors[kind] = torch.stack([embed(kind, view).half() for view in range(count)])
+                if kind in views.drawn:
+                    tensors[kind] = torch.stack([embed(kind, view).half() for view in range(count)])
+                else:
+                    tensors[kind] = plain.half().expand(count, -1, -1)
     neighbors, recall, exact = find_neighbors(plain, min(config.select.max_neighbors, len(plain) - 1))
     if not exact:
         context.progress.say(f"neighbours are approximate: {recall:.1%} are as near as the exact ones, on a sample")

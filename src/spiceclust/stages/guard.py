@@ -29,7 +29,7 @@ MARGIN = 0.1  # for a stage 2 that learned from the neighbours that judge; in un
 def run(
     images: Pixels,
     first: Classifier,
-    second: Classifier,
+    second: Classifier | None,
     opinions: Tensor,
     neighbors: Tensor,
     margin: float,
@@ -40,7 +40,7 @@ def run(
 
     Args:
         images: (N, channels, S, S) uint8.
-        first, second: classifiers of stage 2 and stage 3.
+        first, second: classifiers of stage 2 and stage 3; None where stage 3 was skipped, and so the first ships.
         opinions: (N, C) float32, rows sum to 1: what all heads of stage 2 say, in the numbers of these clusters.
         neighbors: (N, K) integers, of the embed stage.
         margin: by how much the first must score higher to ship.
@@ -51,8 +51,10 @@ def run(
         No tensors; facts: both scores, the name of the stage that ships, what this one scores by the neighbours of
         stage 1 alone, and its agreement with the opinions, in [0, 1].
     """
-    outputs = {"3-self": classify(first, images, context.device), "5-semi": classify(second, images, context.device)}
-    other = find_neighbors(outputs["5-semi"][1], neighbors.shape[1]).indices
+    outputs = {"3-self": classify(first, images, context.device)}
+    if second is not None:
+        outputs["5-semi"] = classify(second, images, context.device)
+    other = neighbors.long() if second is None else find_neighbors(outputs["5-semi"][1], neighbors.shape[1]).indices
     scores, by_stage_1, agreement = {}, {}, {}
     for name, (probabilities, _) in outputs.items():
         labels = probabilities.argmax(dim=1)
@@ -60,7 +62,7 @@ def run(
         scores[name] = (by_stage_1[name] + own) / 2
         named = renumbered(labels, opinions.argmax(dim=1), config.n_clusters)  # stage 3 may have swapped clusters
         agreement[name] = float(opinions.gather(1, named.unsqueeze(1)).mean())
-    shipped = "3-self" if scores["3-self"] > scores["5-semi"] + margin else "5-semi"
+    shipped = "3-self" if second is None or scores["3-self"] > scores["5-semi"] + margin else "5-semi"
     told = {"by_stage_1": by_stage_1[shipped], "agreement": agreement[shipped]}
     return Artefact({}, {"scores": scores, "shipped": shipped, **told})
 

@@ -48,7 +48,7 @@ def run(images: Pixels, config: FitConfig, context: Context) -> Artefact:
     query_model = nn.Sequential(encoder, projection).to(context.device).train()
     key_model = MomentumModel(query_model, settings.key_momentum)
     query, key = context.compiled(query_model), context.compiled(key_model)
-    views = Views(config.views)
+    views = context.views or Views(config.views)
 
     generator = context.generator("pretrain", "queue")
     queue = torch.randn((settings.queue_size, settings.projection_dim), device=context.device, generator=generator)

@@ -10,53 +10,50 @@ import torch
 from torch import Tensor, nn
 
 from spiceclust.config import FitConfig
-from spiceclust.data.views import Views
 from spiceclust.functional.fixmatch import FixMatchLoss, fixmatch_loss
-from spiceclust.models.heads import Classifier
 from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import Context
 from spiceclust.training.loop import Order
 from spiceclust.training.movement import Movement
-from spiceclust.training.pixels import Pixels
+from spiceclust.training.sights import Sight
 from spiceclust.training.teacher import train_with_teacher
 
 
-def run(images: Pixels, classifier: Classifier, selected: Artefact, config: FitConfig, context: Context) -> Artefact:
-    """Trains encoder and head together.
+def run(sight: Sight, model: nn.Module, selected: Artefact, config: FitConfig, context: Context) -> Artefact:
+    """Trains encoder and head together, or the head alone.
 
     Args:
-        images: (N, channels, S, S) uint8 on the context's device.
-        classifier: encoder of stage 1 and head of stage 2; what is trained is a copy.
+        sight: of the N images, on the context's device.
+        model: what takes what the sight shows, the encoder of stage 1 with a head of stage 2, or that head; what is
+            trained is a copy.
         selected: of the select stage.
-        config: `semi`, `views`.
+        config: `semi`.
         context: seed, device, progress.
 
     Returns:
-        The averaged classifier's state dict; facts: the steps taken, the loss curve and the share of unlabelled images
-        that taught.
+        The averaged model's state dict; facts: the steps taken, the loss curve and the share of unlabelled images that
+        taught.
     """
     settings = config.semi
-    views = Views(config.views)
     labels = selected.tensors["labels"]
     sampler = _BalancedSampler(labels, selected.tensors["reliable"].bool())
-    unlabelled = Order(len(images), settings.batch_size * settings.unlabelled_ratio, "semi", context, images)
-
-    movement = Movement(len(images), unlabelled.size, settings.steps, settings.settle, context.device)
+    unlabelled = Order(sight.n, settings.batch_size * settings.unlabelled_ratio, "semi", context, sight.pixels)
+    movement = Movement(sight.n, unlabelled.size, settings.steps, settings.settle, context.device)
 
     def step(student: nn.Module, teacher: nn.Module, number: int) -> FixMatchLoss:
         draws = context.generator("semi", number)
         rows = sampler.draw(settings.batch_size, draws)
         numbers = unlabelled.batch(number)
-        others = images[numbers]
-        taught = views.weak(others, draws)
-        seen = torch.cat([views.weak(images[rows], draws), views.strong(others, draws)])
+        others = sight.take(numbers)
+        taught = sight.weak(others, draws)
+        seen = torch.cat([sight.weak(sight.take(rows), draws), sight.strong(others, draws)])
         with context.autocast():
             weak = teacher(taught)
             labelled, strong = student(seen).split([len(rows), len(others)])
         movement.note(number, numbers, weak.argmax(dim=1))
         return fixmatch_loss(labelled, labels[rows], weak, strong, settings.threshold, settings.unlabelled_weight)
 
-    return train_with_teacher(classifier, step, settings, movement, "5 semi (FixMatch)", context)
+    return train_with_teacher(model, step, settings, movement, "5 semi (FixMatch)", context)
 
 
 class _BalancedSampler:

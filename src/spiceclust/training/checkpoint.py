@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,10 +99,13 @@ def run_stage(
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Writes safetensors atomically."""
+    """Writes safetensors atomically; weights that share their memory are written under each of their names."""
     from safetensors.torch import save
 
-    write_bytes(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    places = Counter(tensor.untyped_storage().data_ptr() for tensor in plain.values())
+    alone = {name: t.clone() if places[t.untyped_storage().data_ptr()] > 1 else t for name, t in plain.items()}
+    write_bytes(path, save(alone))
 
 
 def load_tensors(path: Path, device: torch.device) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from typing import cast
 import torch
 from torch import nn
 
+from spiceclust.data.own_views import ViewMaker
 from spiceclust.errors import ConfigError
 from spiceclust.progress import Progress, Silent
 from spiceclust.training.snapshots import Snapshots
@@ -28,6 +29,7 @@ class Context:
         bf16: whether forward passes are autocast to bfloat16.
         progress: where to tell what is done.
         snapshots: where trainings keep their state; None where they need not.
+        views: what makes views of the images; None is the config's domain.
         compile: whether networks go through torch.compile, and heads become CUDA graphs: a minute at the start of each
             stage, which only long trainings get back (docs/log.md).
     """
@@ -37,6 +39,7 @@ class Context:
     bf16: bool
     progress: Progress = field(default_factory=Silent)
     snapshots: Snapshots | None = None
+    views: ViewMaker | None = None
     compile: bool = False
 
     def within(self, name: str) -> Context:

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from spiceclust.data.views import Views
+from spiceclust.data.own_views import ViewMaker
 from spiceclust.models.encoders import Encoder
 from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import Context
@@ -74,7 +74,9 @@ class FreshFeatures:
 
     views = 2**31 - 1
 
-    def __init__(self, embedded: Artefact, images: Pixels, encoder: Encoder, views: Views, context: Context) -> None:
+    def __init__(
+        self, embedded: Artefact, images: Pixels, encoder: Encoder, views: ViewMaker, context: Context
+    ) -> None:
         self.plain, self.neighbors = embedded.tensors["plain"], embedded.tensors["neighbors"]
         self.images, self.encoder, self.context, self._views = images, encoder.eval(), context, views
 
@@ -96,7 +98,7 @@ class FreshFeatures:
         return embed_images(self.encoder, self.images[different], seen, self.context)[places].clone()
 
 
-def features_of(embedded: Artefact, images: Pixels, encoder: Encoder, views: Views, context: Context) -> Features:
+def features_of(embedded: Artefact, images: Pixels, encoder: Encoder, views: ViewMaker, context: Context) -> Features:
     """The views that the embed stage kept, or fresh ones where it kept none."""
     if "weak" in embedded.tensors:
         return CachedFeatures(embedded)

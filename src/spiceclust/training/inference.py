@@ -17,11 +17,12 @@ from spiceclust.training.context import Context
 from spiceclust.training.pixels import Pixels
 
 BATCH = 256
+BATCH_PIXELS = 2**22  # of large images fewer go at once: 64 of 224 pixels a side
 
 
 @torch.inference_mode()
 def apply_batched(
-    function: Callable[[Tensor, int], Tensor], images: Pixels, device: torch.device, batch: int = BATCH
+    function: Callable[[Tensor, int], Tensor], images: Pixels, device: torch.device, batch: int | None = None
 ) -> Tensor:
     """Applies `function` to all images, in batches of one size.
 
@@ -30,21 +31,29 @@ def apply_batched(
 
     Args:
         function: given images (B, channels, S, S) uint8 on `device` and the number of the batch, returns (B, ...).
-        images: (N, channels, S, S) uint8, on any device; N > 0.
+        images: (N, channels, S, S) uint8, or other rows of inputs, on any device; N > 0.
         device: where to compute.
-        batch: B.
+        batch: B; None lets it follow from S, so that it is the same wherever images of that size are seen.
 
     Returns:
         (N, ...) on `device`.
     """
     outputs = []
+    batch = batch or batch_of(images)
     for number, start in enumerate(range(0, len(images), batch)):
         part = images[start : start + batch].to(device)
         count = len(part)
         if count < batch:
-            part = torch.cat([part, part[-1:].expand(batch - count, -1, -1, -1)])
+            part = torch.cat([part, part[-1:].expand(batch - count, *part.shape[1:])])
         outputs.append(function(part, number)[:count].clone())
     return torch.cat(outputs)
+
+
+def batch_of(images: Pixels) -> int:
+    """B for images (N, channels, S, S), or other rows of inputs: a power of two, at most 256."""
+    side = images.shape[-1] if len(images.shape) == 4 else 1
+    fitting = max(1, min(BATCH, BATCH_PIXELS // side**2))
+    return 1 << (fitting.bit_length() - 1)
 
 
 def embed_images(encoder: Encoder, images: Pixels, seen: Callable[[Tensor, int], Tensor], context: Context) -> Tensor:

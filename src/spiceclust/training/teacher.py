@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from spiceclust.config import TeacherConfig
 from spiceclust.functional.fixmatch import fixmatch_schedule
-from spiceclust.models.heads import Classifier
 from spiceclust.models.momentum import MomentumModel
 from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import Context
@@ -23,17 +22,17 @@ from spiceclust.training.snapshots import Kept
 
 
 def train_with_teacher(
-    classifier: Classifier,
+    model: nn.Module,
     step: Callable[[nn.Module, nn.Module, int], tuple[Tensor, Tensor]],
     settings: TeacherConfig,
     movement: Movement,
     name: str,
     context: Context,
 ) -> Artefact:
-    """Trains a copy of the classifier with Nesterov SGD; only weights decay, biases and batch norm do not.
+    """Trains a copy of the model with Nesterov SGD; only weights decay, biases and batch norm do not.
 
     Args:
-        classifier: where to start; it stays as it is.
+        model: a classifier or its head, where to start; it stays as it is.
         step: given student, teacher and the number of the step, returns the scalar loss and the share of images used.
         settings: steps, learning rate, weight decay, momentum of the average.
         movement: what `step` notes predictions in; when they have stopped moving, the training is over.
@@ -41,10 +40,10 @@ def train_with_teacher(
         context: for progress.
 
     Returns:
-        The averaged classifier's state dict; facts: the steps taken, the loss curve, the share of images used in the
-        last tenth.
+        The averaged model's state dict; facts: the steps taken, the loss curve, the share of images used in the last
+        tenth.
     """
-    student = copy.deepcopy(classifier).train()
+    student = copy.deepcopy(model).train()
     teacher = MomentumModel(student, settings.ema)
     learning, judging = context.compiled(student), context.compiled(teacher)
     used = torch.full((settings.steps,), -1.0, device=context.device)  # share by step, -1 before it is taken
