@@ -35,7 +35,7 @@ def run(images: Pixels, config: FitConfig, context: Context) -> Artefact:
     """Trains the encoder so that two views of one image lie close and views of other images far.
 
     Args:
-        images: (N, channels, S, S) uint8 on the context's device.
+        images: (N, channels, S, S) uint8, wherever `training.pixels.place` put them.
         config: `pretrain`, `backbone`, `views`.
         context: seed, device, progress.
 

@@ -28,8 +28,8 @@ def run(features: Features, config: FitConfig, context: Context) -> Artefact:
         context: seed, device, progress.
 
     Returns:
-        The kept head's weights as `head.*`, its `probabilities` (N, C) float32, and `head_labels` (H, N) int16 of
-        every head; facts: the consistency of every head and which was kept.
+        The kept head's weights as `head.*`, its `probabilities` (N, C) float32, `head_labels` (H, N) int16 of every
+        head and the weights of all as `heads.*`; facts: the consistency of every head and which was kept.
     """
     settings = config.self_label
     plain = features.plain
