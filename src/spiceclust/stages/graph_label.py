@@ -35,7 +35,8 @@ def run(features: Features, config: FitConfig, context: Context) -> Artefact:
 
     Returns:
         The kept head's weights as `head.*`, its `probabilities` (N, C) float32, `head_labels` (H, N) int16 of every
-        head and the weights of all as `heads.*`; facts: the loss curve, score and consistency of every head, and which was kept.
+        head and the weights of all as `heads.*`; facts: the loss curve, score and consistency of every head, and which
+        was kept.
     """
     settings = config.graph_label
     plain = features.plain

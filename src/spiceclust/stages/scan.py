@@ -29,8 +29,8 @@ def run(features: Features, config: FitConfig, context: Context) -> Artefact:
 
     Returns:
         The kept head's weights as `head.*`, its `probabilities` (N, C) float32, `head_labels` (H, N) int16 of every
-        head and the weights of all as `heads.*`; facts: the loss curve, the final loss (`scores`) and the consistency of every head, and which was
-        kept.
+        head and the weights of all as `heads.*`; facts: the loss curve, the final loss (`scores`) and the consistency
+        of every head, and which was kept.
     """
     settings = config.scan
     plain = features.plain
