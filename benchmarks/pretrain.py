@@ -138,7 +138,8 @@ def main(words: list[str] | None = None) -> None:
 
 
 def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
-    lines = [about("MoCo pretraining", "python benchmarks/pretrain.py"), ""]
+    steps = " ".join(map(str, options.steps))
+    lines = [about("MoCo pretraining", f"python benchmarks/pretrain.py --steps {steps}"), ""]
     lines += [f"Images per second, medians of {options.repeats} alternating runs after one to warm up.", ""]
     lines += ["| network | side | batch | ours in bf16 | ours | lightly | ratio | least | most |", "|---" * 9 + "|"]
     for row in rows:
