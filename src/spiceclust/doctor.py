@@ -32,6 +32,7 @@ from spiceclust.models.encoders import build_encoder
 from spiceclust.models.heads import ClusterHeads
 from spiceclust.progress import Progress, Silent
 from spiceclust.training.context import open_device
+from spiceclust.training.lanes import open_lanes
 
 NEAR: Final = 0.998  # correlation of two thumbnails that show one picture saved twice (docs/log.md)
 THUMB: Final = 16  # pixels
@@ -244,15 +245,16 @@ def _time_heads(config: FitConfig, n_features: int, device: torch.device) -> flo
     optimizer = torch.optim.Adam(heads.parameters())
     features = torch.ones(config.self_label.batch_size, n_features, device=device)
     start, steps = time.perf_counter(), 0
-    while steps < 3 or time.perf_counter() - start < PROBE / 4:
-        if steps == 1:
-            start = time.perf_counter()  # the first one warms up
-        optimizer.zero_grad(set_to_none=True)
-        loss = heads(features).log_softmax(dim=2).square().mean()
-        loss.backward()
-        optimizer.step()
-        float(loss.detach())  # waits for an accelerator
-        steps += 1
+    with open_lanes(device):
+        while steps < 3 or time.perf_counter() - start < PROBE / 4:
+            if steps == 1:
+                start = time.perf_counter()  # the first one warms up
+            optimizer.zero_grad(set_to_none=True)
+            loss = heads(features).log_softmax(dim=2).square().mean()
+            loss.backward()
+            optimizer.step()
+            float(loss.detach())  # waits for an accelerator
+            steps += 1
     return (time.perf_counter() - start) / (steps - 1)
 
 

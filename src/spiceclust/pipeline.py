@@ -41,6 +41,7 @@ from spiceclust.training.checkpoint import Artefact, bundle, part, run_stage, un
 from spiceclust.training.context import Context, open_context
 from spiceclust.training.features import Features, features_of
 from spiceclust.training.head_choice import finalists
+from spiceclust.training.lanes import open_lanes
 from spiceclust.training.pixels import Pixels, place
 from spiceclust.training.sights import FeatureSight, PixelSight, Sight
 from spiceclust.training.snapshots import Snapshots
@@ -145,7 +146,9 @@ def fit(
     make_writable(folder)
     write_json(folder / "run.json", run.record)  # first: it is what makes the folder a run
     write_manifest(folder, images.rows)
-    return run.execute(pixels)
+    with open_lanes(context.device) as lanes:
+        run.context = replace(context, lanes=1 if compile else lanes)
+        return run.execute(pixels)
 
 
 class _Run:

@@ -22,6 +22,7 @@ from spiceclust.models.heads import Classifier, build_head
 from spiceclust.models.weights import misfit
 from spiceclust.training.checkpoint import load_tensors, part, save_tensors
 from spiceclust.training.inference import classify
+from spiceclust.training.lanes import open_lanes
 from spiceclust.training.pixels import Pixels
 
 MODEL_FORMAT: Final = 2
@@ -60,7 +61,8 @@ class Model:
 
     def classify(self, pixels: Pixels) -> tuple[Tensor, Tensor]:
         """(N, channels, S, S) uint8 to probabilities (N, C) and embeddings (N, D), float32."""
-        return classify(self.classifier, pixels, self.device)
+        with open_lanes(self.device) as lanes:
+            return classify(self.classifier, pixels, self.device, lanes)
 
     def novelty(self, embeddings: Tensor) -> Tensor:
         """(N,) float32 in [0, 1] of embeddings (N, D): the share of training images that were closer to the others."""

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from spiceclust.functional.neighbors import nearest_neighbors
+from spiceclust.functional.neighbors import Each, nearest_neighbors
 
 EXACT_UP_TO = 200_000  # images on a CPU
 RECALL = 0.99  # mean share of neighbours that must be as near as the exact ones
@@ -38,17 +38,18 @@ class Neighbors(NamedTuple):
     exact: bool
 
 
-def find_neighbors(embeddings: Tensor, k: int, exact_up_to: int = EXACT_UP_TO) -> Neighbors:
+def find_neighbors(embeddings: Tensor, k: int, exact_up_to: int = EXACT_UP_TO, each: Each = map) -> Neighbors:
     """The K nearest other images of every image: exact up to a number of images, or where faiss is not installed.
 
     Args:
         embeddings: (N, D) float32, L2-normalised.
         k: K, at most N - 1.
         exact_up_to: N up to which all pairs are compared on a CPU; a GPU always does.
+        each: how tiles of pairs are gone through, as in `nearest_neighbors`.
     """
     n = len(embeddings)
     if n <= exact_up_to or k == n - 1 or embeddings.device.type != "cpu" or not faiss_is_there():
-        return Neighbors(nearest_neighbors(embeddings, k)[0], 1.0, exact=True)
+        return Neighbors(nearest_neighbors(embeddings, k, each=each)[0], 1.0, exact=True)
     return approximate_neighbors(embeddings, k)
 
 

@@ -5,14 +5,28 @@ N images, D features, K neighbours.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
 import torch
 from torch import Tensor
+
+
+class Each(Protocol):
+    """`map`, or what does as it does with several items at once."""
+
+    def __call__(self, function: Callable[[int], None], items: Iterable[int], /) -> Iterable[None]: ...
+
 
 TILE_BYTES = 64 * 2**20  # of the similarities held at once
 
 
 def nearest_neighbors(
-    embeddings: Tensor, k: int, tile_bytes: int = TILE_BYTES, rows: Tensor | None = None
+    embeddings: Tensor,
+    k: int,
+    tile_bytes: int = TILE_BYTES,
+    rows: Tensor | None = None,
+    each: Each = map,
 ) -> tuple[Tensor, Tensor]:
     """The K nearest other images of every image, or of some.
 
@@ -21,6 +35,7 @@ def nearest_neighbors(
         k: K, at most N - 1.
         tile_bytes: memory for the similarities of one tile; it changes the speed, and the result by rounding only.
         rows: (B,) int64 numbers of the images whose neighbours are wanted; all N by default.
+        each: how the tiles are gone through.
 
     Returns:
         (B, K) int64 neighbours from the nearest on, the image itself left out, and (B, K) float32 their cosines.
@@ -32,9 +47,13 @@ def nearest_neighbors(
     indices = torch.empty((len(rows), k), dtype=torch.int64, device=embeddings.device)
     cosines = torch.empty((len(rows), k), dtype=torch.float32, device=embeddings.device)
     size = max(1, tile_bytes // (4 * n))
-    for start in range(0, len(rows), size):
+
+    def fill(start: int) -> None:
         own = rows[start : start + size]
         tile = embeddings[own] @ embeddings.T
         tile[torch.arange(len(own), device=tile.device), own] = -torch.inf
         cosines[start : start + size], indices[start : start + size] = tile.topk(k, dim=1)
+
+    for _ in each(fill, range(0, len(rows), size)):
+        pass
     return indices, cosines

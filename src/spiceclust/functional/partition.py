@@ -13,6 +13,7 @@ import warnings
 
 import torch
 from scipy.linalg import qr
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from spiceclust.functional.reliable import agreement
@@ -42,7 +43,7 @@ def partition(embeddings: Tensor, neighbors: Tensor, n_clusters: int, groups_per
 
     n = len(embeddings)
     count = max(2 * n_clusters, min(groups_per_cluster * n_clusters, n // 10, MOST_GROUPS))
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), threadpool_limits(1):  # it adds up what its threads found in any order
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer points differ than groups were asked for
         grouped = KMeans(count, n_init=1, random_state=seed).fit_predict(embeddings.cpu().numpy())
     groups = _numbered(torch.as_tensor(grouped, device=embeddings.device))
@@ -119,7 +120,8 @@ def cut_spectrally(links: Tensor, n_clusters: int) -> Tensor:
     scale = affinity.sum(dim=1).sqrt()
     vectors = torch.linalg.eigh(affinity / torch.outer(scale, scale))[1][:, -n_clusters:]
     # Pivoted QR finds C groups far apart in the spectrum; the rotation that takes these to the axes takes all along.
-    _, _, pivots = qr(vectors.T.cpu().numpy(), pivoting=True)
+    with threadpool_limits(1):  # the same on any number of threads
+        _, _, pivots = qr(vectors.T.cpu().numpy(), pivoting=True)
     left, _, right = torch.linalg.svd(vectors[torch.as_tensor(pivots[:n_clusters].astype("int64"))].T)
     found: Tensor = (vectors @ (left @ right)).abs().argmax(dim=1)
     return found

@@ -6,16 +6,17 @@ of SPICE-Semi, so that the two methods differ in what teaches. N images, C clust
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 from spiceclust.config import FitConfig
 from spiceclust.functional.scan import ConfidentLoss, confident_loss
 from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import Context
+from spiceclust.training.lanes import Ahead, Lane
 from spiceclust.training.loop import Order
 from spiceclust.training.movement import Movement
 from spiceclust.training.sights import Sight
-from spiceclust.training.teacher import train_with_teacher
+from spiceclust.training.teacher import judged, train_with_teacher
 
 
 def run(sight: Sight, model: nn.Module, selected: Artefact, config: FitConfig, context: Context) -> Artefact:
@@ -36,14 +37,22 @@ def run(sight: Sight, model: nn.Module, selected: Artefact, config: FitConfig, c
     order = Order(sight.n, settings.batch_size, "confident", context, sight.pixels)
     movement = Movement(sight.n, order.size, settings.steps, settings.settle, context.device)
 
-    def step(student: nn.Module, teacher: nn.Module, number: int) -> ConfidentLoss:
+    def views_of(number: int) -> tuple[Tensor, Tensor, Tensor]:
         draws = context.generator("confident", number)
         rows = order.batch(number)
         batch = sight.take(rows)
-        taught, seen = sight.weak(batch, draws), sight.strong(batch, draws)
+        return rows, sight.weak(batch, draws), sight.strong(batch, draws)
+
+    def step(student: nn.Module, teacher: nn.Module, number: int) -> ConfidentLoss:
+        rows, taught, seen = ahead.of(number)
+        to_come = lane.begin(lambda: judged(teacher, taught, context))
         with context.autocast():
-            weak, strong = teacher(taught), student(seen)
+            strong = student(seen)
+        weak = to_come()
+        ahead.begin(number + 1)
         movement.note(number, rows, weak.argmax(dim=1))
         return confident_loss(weak, strong, settings.threshold, settings.floor)
 
-    return train_with_teacher(model, step, settings, movement, "5 confident (SCAN)", context)
+    with Lane(context.lanes) as lane:
+        ahead = Ahead(views_of, settings.steps, lane)
+        return train_with_teacher(model, step, settings, movement, "5 confident (SCAN)", context)

@@ -53,7 +53,8 @@ def run(images: Pixels, encoder: Encoder, config: FitConfig, context: Context) -
                     tensors[kind] = torch.stack([embed(kind, view).half() for view in range(count)])
                 else:
                     tensors[kind] = plain.half().expand(count, -1, -1)
-    neighbors, recall, exact = find_neighbors(plain, min(config.select.max_neighbors, len(plain) - 1))
+    k = min(config.select.max_neighbors, len(plain) - 1)
+    neighbors, recall, exact = find_neighbors(plain, k, each=context.each)
     if not exact:
         context.progress.say(f"neighbours are approximate: {recall:.1%} are as near as the exact ones, on a sample")
     return Artefact(

@@ -51,10 +51,12 @@ def run(
         No tensors; facts: both scores, the name of the stage that ships, what this one scores by the neighbours of
         stage 1 alone, and its agreement with the opinions, in [0, 1].
     """
-    outputs = {"3-self": classify(first, images, context.device)}
+    outputs = {"3-self": classify(first, images, context.device, context.lanes)}
     if second is not None:
-        outputs["5-semi"] = classify(second, images, context.device)
-    other = neighbors.long() if second is None else find_neighbors(outputs["5-semi"][1], neighbors.shape[1]).indices
+        outputs["5-semi"] = classify(second, images, context.device, context.lanes)
+    other = neighbors.long()
+    if second is not None:
+        other = find_neighbors(outputs["5-semi"][1], neighbors.shape[1], each=context.each).indices
     scores, by_stage_1, agreement = {}, {}, {}
     for name, (probabilities, _) in outputs.items():
         labels = probabilities.argmax(dim=1)

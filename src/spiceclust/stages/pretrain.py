@@ -23,6 +23,7 @@ from spiceclust.models.momentum import MomentumModel
 from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import Context
 from spiceclust.training.inference import embed_images
+from spiceclust.training.lanes import Ahead, Lane
 from spiceclust.training.loop import Order, cosine, train
 from spiceclust.training.partners import Partners
 from spiceclust.training.pixels import Pixels
@@ -59,41 +60,52 @@ def run(images: Pixels, config: FitConfig, context: Context) -> Artefact:
 
     def seek() -> Tensor:
         plain = embed_images(key_encoder, images, lambda batch, _: views.plain(batch), context)
-        return find_neighbors(plain, min(settings.neighbors, len(images) - 1)).indices
+        return find_neighbors(plain, min(settings.neighbors, len(images) - 1), each=context.each).indices
 
     first = math.ceil(settings.neighbor_start * steps)
     partners = Partners(seek, settings.neighbor_share, first, max(1, steps // REFRESHES))
 
-    def step(number: int) -> Tensor:
-        if number:
-            key_model.update()
+    def two_views(number: int) -> tuple[Tensor, Tensor]:
         rows = order.batch(number)
         draws = context.generator("pretrain", "views", number)
         others = partners.of(rows, number, draws)
         own = images[rows]
         one, other = (views.contrastive(own if which is rows else images[which], draws) for which in (rows, others))
+        return one, other
+
+    def projected(model: nn.Module, seen: Tensor) -> Tensor:
         with context.autocast():
-            queries, keys = query(one), key(other)
-        queries, keys = F.normalize(queries.float(), dim=1), F.normalize(keys.float(), dim=1)
+            return F.normalize(model(seen).float(), dim=1)
+
+    def step(number: int) -> Tensor:
+        if number:
+            key_model.update()
+        one, other = ahead.of(number)
+        to_come = lane.begin(lambda: projected(key, other))
+        queries, keys = projected(query, one), to_come()
+        if not partners.due(number + 1):
+            ahead.begin(number + 1)
         loss = info_nce(queries, keys, queue.clone(), settings.temperature)
         enqueue(queue, keys, number)
         return loss
 
-    curve = train(
-        step,
-        steps=steps,
-        optimizer=torch.optim.SGD(
-            query_model.parameters(),
-            lr=settings.learning_rate,
-            momentum=0.9,
-            weight_decay=settings.weight_decay,
-            fused=True,
-        ),
-        rate=lambda number: cosine(number, steps, settings.warmup),
-        state={"query": query_model, "key": key_model, "queue": Kept(queue=queue), "partners": partners},
-        name="1 pretrain (MoCo v2)",
-        context=context,
-    )
+    with Lane(context.lanes) as lane:
+        ahead = Ahead(two_views, steps, lane)
+        curve = train(
+            step,
+            steps=steps,
+            optimizer=torch.optim.SGD(
+                query_model.parameters(),
+                lr=settings.learning_rate,
+                momentum=0.9,
+                weight_decay=settings.weight_decay,
+                fused=True,
+            ),
+            rate=lambda number: cosine(number, steps, settings.warmup),
+            state={"query": query_model, "key": key_model, "queue": Kept(queue=queue), "partners": partners},
+            name="1 pretrain (MoCo v2)",
+            context=context,
+        )
     return Artefact(key_encoder.state_dict(), {"steps": steps, "loss": curve})
 
 

@@ -13,10 +13,11 @@ from spiceclust.config import FitConfig
 from spiceclust.functional.fixmatch import FixMatchLoss, fixmatch_loss
 from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import Context
+from spiceclust.training.lanes import Ahead, Lane
 from spiceclust.training.loop import Order
 from spiceclust.training.movement import Movement
 from spiceclust.training.sights import Sight
-from spiceclust.training.teacher import train_with_teacher
+from spiceclust.training.teacher import judged, train_with_teacher
 
 
 def run(sight: Sight, model: nn.Module, selected: Artefact, config: FitConfig, context: Context) -> Artefact:
@@ -40,20 +41,28 @@ def run(sight: Sight, model: nn.Module, selected: Artefact, config: FitConfig, c
     unlabelled = Order(sight.n, settings.batch_size * settings.unlabelled_ratio, "semi", context, sight.pixels)
     movement = Movement(sight.n, unlabelled.size, settings.steps, settings.settle, context.device)
 
-    def step(student: nn.Module, teacher: nn.Module, number: int) -> FixMatchLoss:
+    def views_of(number: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         draws = context.generator("semi", number)
         rows = sampler.draw(settings.batch_size, draws)
         numbers = unlabelled.batch(number)
         others = sight.take(numbers)
         taught = sight.weak(others, draws)
         seen = torch.cat([sight.weak(sight.take(rows), draws), sight.strong(others, draws)])
+        return rows, numbers, taught, seen
+
+    def step(student: nn.Module, teacher: nn.Module, number: int) -> FixMatchLoss:
+        rows, numbers, taught, seen = ahead.of(number)
+        to_come = lane.begin(lambda: judged(teacher, taught, context))
         with context.autocast():
-            weak = teacher(taught)
-            labelled, strong = student(seen).split([len(rows), len(others)])
+            labelled, strong = student(seen).split([len(rows), len(numbers)])
+        weak = to_come()
+        ahead.begin(number + 1)
         movement.note(number, numbers, weak.argmax(dim=1))
         return fixmatch_loss(labelled, labels[rows], weak, strong, settings.threshold, settings.unlabelled_weight)
 
-    return train_with_teacher(model, step, settings, movement, "5 semi (FixMatch)", context)
+    with Lane(context.lanes) as lane:
+        ahead = Ahead(views_of, settings.steps, lane)
+        return train_with_teacher(model, step, settings, movement, "5 semi (FixMatch)", context)
 
 
 class _BalancedSampler:

@@ -7,8 +7,9 @@ import hashlib
 import importlib.util
 import os
 import shutil
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from torch import nn
@@ -16,7 +17,11 @@ from torch import nn
 from spiceclust.data.own_views import ViewMaker
 from spiceclust.errors import ConfigError
 from spiceclust.progress import Progress, Silent
+from spiceclust.training.lanes import in_lanes
 from spiceclust.training.snapshots import Snapshots
+
+T = TypeVar("T")
+P = TypeVar("P")
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,7 @@ class Context:
         views: what makes views of the images; None is the config's domain.
         compile: whether networks go through torch.compile, and heads become CUDA graphs: a minute at the start of each
             stage, which only long trainings get back (docs/log.md).
+        lanes: how many things are computed side by side (`training.lanes`).
     """
 
     seed: int
@@ -41,6 +47,11 @@ class Context:
     snapshots: Snapshots | None = None
     views: ViewMaker | None = None
     compile: bool = False
+    lanes: int = 1
+
+    def each(self, function: Callable[[P], T], items: Iterable[P]) -> Iterator[T]:
+        """As `map`, on all lanes at once."""
+        return in_lanes(function, items, self.lanes)
 
     def within(self, name: str) -> Context:
         """The same for a part of a stage, whose trainings have the same names as another part's."""

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from spiceclust.models.encoders import Encoder
 from spiceclust.models.heads import Classifier
 from spiceclust.training.context import Context
+from spiceclust.training.lanes import in_lanes
 from spiceclust.training.pixels import Pixels
 
 BATCH = 256
@@ -22,7 +23,11 @@ BATCH_PIXELS = 2**22  # of large images fewer go at once: 64 of 224 pixels a sid
 
 @torch.inference_mode()
 def apply_batched(
-    function: Callable[[Tensor, int], Tensor], images: Pixels, device: torch.device, batch: int | None = None
+    function: Callable[[Tensor, int], Tensor],
+    images: Pixels,
+    device: torch.device,
+    batch: int | None = None,
+    lanes: int = 1,
 ) -> Tensor:
     """Applies `function` to all images, in batches of one size.
 
@@ -34,19 +39,22 @@ def apply_batched(
         images: (N, channels, S, S) uint8, or other rows of inputs, on any device; N > 0.
         device: where to compute.
         batch: B; None lets it follow from S, so that it is the same wherever images of that size are seen.
+        lanes: batches at once.
 
     Returns:
         (N, ...) on `device`.
     """
-    outputs = []
-    batch = batch or batch_of(images)
-    for number, start in enumerate(range(0, len(images), batch)):
-        part = images[start : start + batch].to(device)
+    size = batch or batch_of(images)
+
+    @torch.inference_mode()
+    def apply(number: int) -> Tensor:
+        part = images[number * size : (number + 1) * size].to(device)
         count = len(part)
-        if count < batch:
-            part = torch.cat([part, part[-1:].expand(batch - count, *part.shape[1:])])
-        outputs.append(function(part, number)[:count].clone())
-    return torch.cat(outputs)
+        if count < size:
+            part = torch.cat([part, part[-1:].expand(size - count, *part.shape[1:])])
+        return function(part, number)[:count].clone()
+
+    return torch.cat(list(in_lanes(apply, range(-(-len(images) // size)), lanes)))
 
 
 def batch_of(images: Pixels) -> int:
@@ -71,16 +79,17 @@ def embed_images(encoder: Encoder, images: Pixels, seen: Callable[[Tensor, int],
         with context.autocast():
             return F.normalize(encoder(views).float(), dim=1)
 
-    return apply_batched(features, images, context.device)
+    return apply_batched(features, images, context.device, lanes=context.lanes)
 
 
-def classify(classifier: Classifier, images: Pixels, device: torch.device) -> tuple[Tensor, Tensor]:
+def classify(classifier: Classifier, images: Pixels, device: torch.device, lanes: int = 1) -> tuple[Tensor, Tensor]:
     """The one way in which images become clusters, used by fit and predict alike, always in float32.
 
     Args:
         classifier: an encoder with a head; put into evaluation mode.
         images: (N, channels, S, S) uint8.
         device: where to compute.
+        lanes: batches at once.
 
     Returns:
         Probabilities (N, C) and L2-normalised embeddings (N, D), float32.
@@ -91,6 +100,6 @@ def classify(classifier: Classifier, images: Pixels, device: torch.device) -> tu
         embeddings = classifier.embed(batch.float() / 255)
         return torch.cat([classifier.head(embeddings).softmax(dim=1), embeddings], dim=1)
 
-    outputs = apply_batched(both, images, device)
+    outputs = apply_batched(both, images, device, lanes=lanes)
     n_clusters = outputs.shape[1] - classifier.encoder.n_features
     return outputs[:, :n_clusters], outputs[:, n_clusters:]

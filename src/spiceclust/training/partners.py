@@ -31,11 +31,15 @@ class Partners:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self.neighbors = state.get("neighbors")
 
+    def due(self, number: int) -> bool:
+        """Whether neighbours are sought anew in the step of this number, with what the step before it learned."""
+        return self.share > 0 and number >= self.first and (number - self.first) % self.every == 0
+
     def of(self, rows: Tensor, number: int, draws: torch.Generator) -> Tensor:
         """(B,) int64 image numbers, the partners of `rows` (B,) int64 in the step of this number."""
         if self.share == 0 or number < self.first:
             return rows
-        if self.neighbors is None or (number - self.first) % self.every == 0:
+        if self.neighbors is None or self.due(number):
             self.neighbors = self.seek()
         size, device = len(rows), rows.device
         drawn = torch.randint(self.neighbors.shape[1], (size,), generator=draws, device=device)

@@ -76,3 +76,10 @@ def train_with_teacher(
     steps = int((used >= 0).sum())
     share = float(used[:steps][-max(1, steps // 10) :].mean())
     return Artefact(teacher.average.state_dict(), {"steps": steps, "loss": curve, "used": share})
+
+
+def judged(teacher: nn.Module, taught: Tensor, context: Context) -> Tensor:
+    """What the teacher says of views, in the precision of training, on whichever lane."""
+    with context.autocast():
+        weak: Tensor = teacher(taught)
+    return weak
