@@ -33,9 +33,14 @@ def threads() -> Iterator[None]:
 @pytest.mark.parametrize(("given", "each", "lanes"), [(1, 1, 1), (2, 1, 2), (3, 1, 2), (8, 4, 2)])
 def test_threads_are_divided_and_given_back(threads: None, given: int, each: int, lanes: int) -> None:
     torch.set_num_threads(given)
-    with pytest.raises(KeyError), open_lanes(CPU) as found:
-        assert (found, torch.get_num_threads()) == (lanes, each)
-        raise KeyError
+
+    def fail() -> None:
+        with open_lanes(CPU) as found:
+            assert (found, torch.get_num_threads()) == (lanes, each)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert torch.get_num_threads() == given
 
 
