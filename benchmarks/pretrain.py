@@ -17,6 +17,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from torch import Tensor, nn
 from spiceclust.config import Facts, FitConfig, make_request, resolve
 from spiceclust.stages import pretrain
 from spiceclust.training.context import Context, open_context
+from spiceclust.training.lanes import open_lanes
 
 CASES = [("resnet_small", 32, 64), ("resnet18", 32, 64)]  # network, side, batch
 
@@ -53,7 +55,8 @@ def configured(network: str, side: int, batch: int, n: int, steps: int) -> FitCo
 def ours(images: Tensor, config: FitConfig, context: Context) -> float:
     """Images per second of stage 1."""
     start = time.perf_counter()
-    steps = pretrain.run(images, config, context).facts["steps"]
+    with open_lanes(context.device) as lanes:
+        steps = pretrain.run(images, config, replace(context, lanes=lanes)).facts["steps"]
     return float(steps * config.pretrain.batch_size / (time.perf_counter() - start))
 
 
