@@ -62,7 +62,7 @@ def test_save_and_load_keep_everything(model: Spice, images: np.ndarray, tmp_pat
     np.testing.assert_array_equal(loaded.predict(images), model.labels_)
     assert loaded.n_clusters == 3
     before = contents(tmp_path / "runs/shapes")
-    with pytest.raises(RunFolderError, match="is not an empty folder"):
+    with pytest.raises(RunFolderError, match="is not empty"):
         model.save(tmp_path / "runs/shapes")
     assert contents(tmp_path / "runs/shapes") == before
 

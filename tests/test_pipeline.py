@@ -14,9 +14,12 @@ from spiceclust import pipeline, prediction
 from spiceclust.config import Request, make_request
 from spiceclust.data.sources import open_source
 from spiceclust.errors import ConfigError, RunFolderError, SourceError
+from spiceclust.files import read_sealed, write_sealed
 from spiceclust.functional.metrics import score_clusters
 from spiceclust.manifest import read_manifest
 from spiceclust.result import Result
+from spiceclust.run_folder import write_record
+from spiceclust.shipped import MODEL_FORMAT
 from spiceclust.training import snapshots
 from spiceclust.training.checkpoint import Artefact, load_tensors
 from spiceclust.training.pixels import HostPixels
@@ -380,7 +383,9 @@ def test_a_method_s_keys_do_not_depend_on_the_other_s_fields(photos: Path, run: 
     shutil.copytree(run, tmp_path / "run")
     record = json.loads((run / "run.json").read_text())
     record["config"]["confident"]["steps"] = 5
-    (tmp_path / "run/run.json").write_text(json.dumps(record))
+    write_record(
+        tmp_path / "run", {name: value for name, value in record.items() if name not in ("format", "checksum")}
+    )
     pipeline.fit(open_source(photos), request(other), tmp_path / "run")
     for stage in STAGES:
         assert (tmp_path / "run" / stage / "done.json").read_bytes() == (run / stage / "done.json").read_bytes(), stage
@@ -485,16 +490,34 @@ def test_predict_with_half_a_model_is_refused(missing: str, photos: Path, run: P
 def test_a_model_of_another_version_or_shape_is_refused(photos: Path, run: Path, tmp_path: Path) -> None:
     changed = tmp_path / "run"
     shutil.copytree(run, changed)
-    facts = json.loads((run / "model/config.json").read_text())
-    (changed / "model/config.json").write_text(json.dumps({**facts, "format": 99}))
-    with pytest.raises(RunFolderError, match="format 99, this version reads 2: update"):
-        prediction.predict(changed, open_source(photos))
-    (changed / "model/config.json").write_text(json.dumps({**facts, "format": 1}))
-    with pytest.raises(RunFolderError, match="format 1, this version reads 2: fit into a new folder"):
-        prediction.predict(changed, open_source(photos))
-    (changed / "model/config.json").write_text(json.dumps({**facts, "n_clusters": 5}))
+    config = changed / "model/config.json"
+    facts = read_sealed(config, MODEL_FORMAT)
+    for version, message in (
+        (99, "format 99, this version reads 3: update"),
+        (1, "no checksum.*fit into a new folder"),
+        (MODEL_FORMAT, "damaged"),
+    ):
+        config.write_text(json.dumps({**facts, "format": version}))
+        with pytest.raises(RunFolderError, match=message):
+            prediction.predict(changed, open_source(photos))
+    write_sealed(config, {**facts, "n_clusters": 5}, MODEL_FORMAT)
     with pytest.raises(RunFolderError, match="is damaged"):
         prediction.predict(changed, open_source(photos))
+    del facts["weights"]
+    config.write_text(json.dumps({**facts, "format": 2}))  # of the time before there were checksums
+    prediction.predict(changed, open_source(photos))
+
+
+def test_weights_that_are_not_those_of_the_config_are_refused(photos: Path, run: Path, tmp_path: Path) -> None:
+    changed = tmp_path / "run"
+    shutil.copytree(run, changed)
+    file = changed / "model/model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1  # within a weight: as readable as before
+    file.write_bytes(content)
+    for use in (prediction.predict, prediction.transform):
+        with pytest.raises(RunFolderError, match=r"model\.safetensors is damaged"):
+            use(changed, open_source(photos))
 
 
 def test_too_few_images_leave_no_folder_behind(photos: Path, tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
 import dataclasses
+import json
+import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +10,7 @@ import pytest
 import safetensors.numpy
 
 from spiceclust.errors import RunFolderError
+from spiceclust.files import write_sealed
 from spiceclust.manifest import write_manifest
 from spiceclust.result import Result
 
@@ -61,11 +65,18 @@ def test_run_json_comes_last_so_that_it_vouches_for_the_rest(
     result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[str] = []
-    for writer in ("write_bytes", "write_text", "write_json"):
-        monkeypatch.setattr(f"spiceclust.result.{writer}", lambda path, _: written.append(path.name))
+    replace = os.replace
+
+    def recorded(source: str, target: Path) -> None:
+        replace(source, target)
+        written.append(target.name)
+
+    monkeypatch.setattr(os, "replace", recorded)
     result.save(tmp_path)
     assert written[-1] == "run.json"
-    assert set(written) == {"run.json", "metrics.json", "clusters.csv", "result.safetensors"}
+    others = {"images.parquet", "quarantine.csv", "metrics.json", "clusters.csv", "result.safetensors"}
+    assert set(written) == {"run.json", *others}
+    assert json.loads((tmp_path / "run.json").read_text())["sha256"].keys() == others - {"metrics.json"}
 
 
 def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
@@ -91,6 +102,55 @@ def test_a_damaged_file_is_named_in_one_line(name: str, damage: str, result: Res
         Result.load(tmp_path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["result.safetensors", "images.parquet", "run.json", "metrics.json", "clusters.csv", "quarantine.csv"]
+)
+def test_no_flipped_bit_goes_unnoticed(name: str, result: Result, tmp_path: Path) -> None:
+    save(result, tmp_path)
+    path, numbers = tmp_path / name, random.Random(0)
+    content = path.read_bytes()
+    for place in numbers.sample(range(len(content)), min(60, len(content))):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << numbers.randrange(8)
+        path.write_bytes(flipped)
+        with pytest.raises(RunFolderError, match=name) as caught:
+            Result.load(tmp_path)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["result.safetensors", "images.parquet", "run.json", "metrics.json"])
+def test_a_file_of_another_run_is_refused(name: str, result: Result, make_result: MakeResult, tmp_path: Path) -> None:
+    save(result, tmp_path / "a")
+    save(make_result([0, 0, -1, 1, 2], 3), tmp_path / "b")
+    (tmp_path / "a" / name).write_bytes((tmp_path / "b" / name).read_bytes())
+    if name != "images.parquet":  # which is the same in both
+        with pytest.raises(RunFolderError):
+            Result.load(tmp_path / "a")
+
+
+def test_a_run_of_a_newer_version_is_refused(result: Result, tmp_path: Path) -> None:
+    save(result, tmp_path)
+    write_sealed(tmp_path / "run.json", result.run, 99)
+    with pytest.raises(RunFolderError, match=r"run.json has format 99, this version reads 1: update spiceclust"):
+        Result.load(tmp_path)
+
+
+def test_a_run_from_before_there_were_checksums_is_read(result: Result, tmp_path: Path) -> None:
+    save(result, tmp_path)
+    record = {**result.run, "state": "done", "versions": {}}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    (tmp_path / "metrics.json").write_text(json.dumps(result.metrics))
+    loaded = Result.load(tmp_path)
+    assert (loaded.run, loaded.metrics) == (record, result.metrics)
+
+
+def test_tables_for_people_may_be_moved_away(result: Result, tmp_path: Path) -> None:
+    save(result, tmp_path)
+    for name in ("clusters.csv", "quarantine.csv"):
+        (tmp_path / name).unlink()
+    assert Result.load(tmp_path).rows == result.rows
 
 
 @pytest.mark.parametrize("name", ["images.parquet", "metrics.json"])

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
+from spiceclust import interruption
 from spiceclust.errors import ConfigError, InputError, SourceError, SpiceError
 
 INTERRUPTED = 130
@@ -87,10 +88,12 @@ def fit(
     from spiceclust.data.sources import open_source
     from spiceclust.outputs.contact_sheet import write_contact_sheet
     from spiceclust.progress import for_stderr
+    from spiceclust.run_folder import locked
 
-    images = open_source(source, exclude=[out])
-    result = pipeline.fit(images, request, out, device=device, progress=for_stderr(), compile=compile)
-    write_contact_sheet(out / "contact_sheet.png", result, images.picture)
+    images, progress = open_source(source, exclude=[out]), for_stderr()
+    result = pipeline.fit(images, request, out, device=device, progress=progress, compile=compile)
+    with locked(out, progress):
+        write_contact_sheet(out / "contact_sheet.png", result, images.picture)
     clustered = int((result.labels >= 0).sum())
     empty = result.n_clusters - len(set(result.labels[result.labels >= 0].tolist()))
     if empty:
@@ -214,7 +217,8 @@ def doctor(
 
 
 def main() -> None:
-    """Runs the command. Errors are one line on stderr: exit 2 for bad usage or input, 1 otherwise, 130 on Ctrl-C."""
+    """Runs the command. Errors are one line on stderr: 2 for bad usage or input, 130 on Ctrl-C or SIGTERM, or 1."""
+    interruption.install()
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when torch is loaded
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"] or ["--help"]
     if "--debug" in sys.argv:

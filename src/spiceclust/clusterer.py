@@ -21,10 +21,11 @@ from spiceclust import pipeline, prediction
 from spiceclust.config import OWN_VIEWS, Request, make_request
 from spiceclust.data.sources import open_source
 from spiceclust.data.vectors import open_inputs
-from spiceclust.errors import ConfigError, RunFolderError
+from spiceclust.errors import ConfigError
 from spiceclust.given import Own
 from spiceclust.progress import for_stderr
 from spiceclust.result import Result
+from spiceclust.staging import copy_folder
 
 ImagesLike = str | Path | NDArray[Any] | Sequence[str | Path]
 MakeViews = Callable[[Tensor, Generator], Tensor]
@@ -147,19 +148,14 @@ class Spice(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         return prediction.transform(self._run_folder(), open_inputs(X), device=self.device, own=self._module())
 
     def save(self, folder: str | Path) -> None:
-        """Copies the run folder to `folder`, which must be new or empty; `contact_sheet` draws what the command adds.
+        """Copies the run folder to `folder`, which must be new or empty, whole or not at all.
+
+        `contact_sheet` draws what the command adds.
 
         Raises:
             RunFolderError: there are files in it, or it cannot be written.
         """
-        target = Path(folder)
-        source = self._run_folder()
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise RunFolderError(f"{target} is not an empty folder: choose another one")
-        try:
-            shutil.copytree(source, target, dirs_exist_ok=True)
-        except OSError as error:
-            raise RunFolderError(f"{target} cannot be written ({error}): choose another folder") from None
+        copy_folder(self._run_folder(), Path(folder))
 
     @classmethod
     def load(cls, folder: str | Path, *, encoder: nn.Module | None = None, views: MakeViews | None = None) -> Spice:

@@ -1,12 +1,17 @@
-"""Files that are either whole or absent: every write goes to a temporary name, is synced, then renamed."""
+"""Files that are either whole or absent, and say when they are damaged.
+
+Every write goes to a temporary name, is synced, then renamed. A JSON file that is read back carries its format and a
+checksum of the rest, or is listed with its checksum in one that does.
+"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -56,6 +61,23 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
+def sync_folder(folder: Path) -> None:
+    """Makes what was renamed in `folder` outlast a power failure.
+
+    Raises:
+        RunFolderError: the device failed.
+    """
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that syncs no folders
+            raise RunFolderError(f"{folder} cannot be written ({error.strerror}): free it and go on") from None
+
+
 def write_text(path: Path, content: str) -> None:
     """Writes UTF-8 text atomically."""
     write_bytes(path, content.encode("utf-8"))
@@ -76,10 +98,46 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise RunFolderError(f"{path} is missing") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise RunFolderError(f"{path} is damaged ({error}): {DAMAGED}") from None
     if not isinstance(content, dict):
         raise RunFolderError(f"{path} is damaged: expected a JSON object, found {type(content).__name__}: {DAMAGED}")
+    return content
+
+
+def write_sealed(path: Path, content: dict[str, Any], version: int) -> None:
+    """Writes a JSON object atomically, with `format` and with a `checksum` of all the rest.
+
+    Args:
+        path: where.
+        content: JSON values; neither of the two names is among its keys.
+        version: the format.
+    """
+    whole = json.loads(json.dumps({"format": version, **content}))  # as it will be read: keys are texts
+    write_json(path, {**whole, "checksum": sha256_json(whole)})
+
+
+def read_sealed(
+    path: Path, version: int, older: Callable[[dict[str, Any]], bool] = lambda content: False
+) -> dict[str, Any]:
+    """Reads what `write_sealed` wrote, without format and checksum.
+
+    Args:
+        path: of the file.
+        version: the newest format that is understood.
+        older: whether an object is of the time before there were checksums; such a one is taken as it is.
+
+    Raises:
+        RunFolderError: missing, damaged, or of a newer format.
+    """
+    content = read_json(path)
+    checksum, found = content.pop("checksum", None), content.get("format")
+    if isinstance(found, int) and found > version:
+        raise RunFolderError(f"{path} has format {found}, this version reads {version}: update spiceclust")
+    if checksum != sha256_json(content) and (checksum is not None or not older(content)):
+        what = "no checksum" if checksum is None else "its checksum is another"
+        raise RunFolderError(f"{path} is damaged ({what}): {DAMAGED}")
+    content.pop("format", None)
     return content
 
 

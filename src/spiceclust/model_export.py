@@ -21,9 +21,8 @@ from spiceclust.files import sha256_file, write_bytes
 from spiceclust.model_card import card_of, onnx_readme
 from spiceclust.models.heads import Classifier
 from spiceclust.result import Result
-from spiceclust.shipped import VERSION, Model, describe_model, load_model
+from spiceclust.shipped import VERSION, WEIGHTS, Model, describe_model, load_model, load_weights
 from spiceclust.staging import new_folder, refuse_full
-from spiceclust.training.checkpoint import load_tensors
 
 
 class Form(NamedTuple):
@@ -62,7 +61,7 @@ def export_model(run: Path, target: Path, kind: str, hint: str, own: nn.Module |
     about = {
         "kind": kind,
         "n_clusters": result.n_clusters,
-        "model": sha256_file(run / "model" / "model.safetensors"),
+        "model": sha256_file(run / "model" / WEIGHTS),
         "open_with": hint.format("."),
     }
     with new_folder(target, about) as folder:
@@ -143,10 +142,11 @@ def _onnx_metadata(result: Result, model: Model) -> dict[str, str]:
 
 def _safetensors(run: Path, result: Result, own: nn.Module | None) -> dict[str, bytes]:
     """The files of the run's `model/`, with a model card; no encoder is built, so that none need be at hand."""
-    home, design, _ = describe_model(run)
-    load_tensors(home / "model.safetensors", torch.device("cpu"))  # refuses a file that is damaged
-    files = {path.name: path.read_bytes() for path in sorted(home.iterdir())}
-    return {**files, "README.md": card_of(result, design.kind, design.name, design.n_features).encode("utf-8")}
+    about = describe_model(run)
+    load_weights(about, torch.device("cpu"))  # refuses a file that is damaged
+    files = {name: (about.home / name).read_bytes() for name in ("config.json", WEIGHTS)}
+    card = card_of(result, about.design.kind, about.design.name, about.design.n_features)
+    return {**files, "README.md": card.encode("utf-8")}
 
 
 MODELS: Final[dict[str, Form]] = {

@@ -26,18 +26,18 @@ from spiceclust.data.own_views import NoViews
 from spiceclust.data.sources import Source
 from spiceclust.data.views import Views
 from spiceclust.errors import RunFolderError
-from spiceclust.files import read_json, sha256_json, write_json
+from spiceclust.files import sha256_json
 from spiceclust.functional.prototypes import typicality
 from spiceclust.given import NOTHING, Given, Own, open_encoder, open_views
 from spiceclust.manifest import write_manifest
 from spiceclust.models.encoders import Encoder
 from spiceclust.models.heads import Classifier, build_head
-from spiceclust.progress import Progress, clock
+from spiceclust.progress import Progress, Silent, clock
 from spiceclust.result import Result
-from spiceclust.run_folder import look_at, make_writable, refuse_differences
+from spiceclust.run_folder import locked, look_at, refuse_differences, sweep, write_record
 from spiceclust.shipped import VERSION, save_model
 from spiceclust.stages import calibrate, confident, embed, graph_label, guard, pretrain, scan, select, self_label, semi
-from spiceclust.training.checkpoint import Artefact, bundle, part, run_stage, unbundle
+from spiceclust.training.checkpoint import Artefact, bundle, part, read_done, run_stage, unbundle
 from spiceclust.training.context import Context, open_context
 from spiceclust.training.features import Features, features_of
 from spiceclust.training.head_choice import finalists
@@ -113,9 +113,18 @@ def fit(
     Raises:
         ConfigError: something in the request cannot be.
         SourceError: no readable images, or fewer than twice the clusters; embeddings that are not theirs.
-        RunFolderError: the folder cannot be written, is something else, or holds a run with another config.
+        RunFolderError: the folder cannot be written, is something else, holds a run with another config, or another
+            process is writing there.
         TrainingError: a stage could not go on.
     """
+    look_at(folder, SHARED)  # what is no place for a run is left as it is
+    with locked(folder, progress or Silent()):
+        return _fit(source, request, folder, device, progress, compile, own)
+
+
+def _fit(
+    source: Source, request: Request, folder: Path, device: str, progress: Progress | None, compile: bool, own: Own
+) -> Result:
     earlier = look_at(folder, SHARED)
     early = {field: getattr(request, field) for field in EARLY}
     refuse_differences(folder, earlier, {**early, **request.overrides})
@@ -143,9 +152,10 @@ def fit(
     if earlier is None:
         run.refuse_other_stages()
     run.record.update(request=request.model_dump(), source=source.description, source_root=source.root, views=why)
-    make_writable(folder)
-    write_json(folder / "run.json", run.record)  # first: it is what makes the folder a run
-    write_manifest(folder, images.rows)
+    sweep(folder)
+    if earlier is None or earlier.get("state") != "done":  # what is done stays whole until it is replaced
+        write_record(folder, run.record)  # first: it is what makes the folder a run
+        write_manifest(folder, images.rows)
     with open_lanes(context.device) as lanes:
         run.context = replace(context, lanes=1 if compile else lanes)
         return run.execute(pixels)
@@ -330,7 +340,7 @@ class _Run:
             if not stage.exists():
                 continue
             key = self._key(name, digest, fields)
-            done = read_json(stage / "done.json") if (stage / "done.json").exists() else {}
+            done = read_done(stage) if (stage / "done.json").exists() else {}
             if done.get("key") != key:
                 raise RunFolderError(f"{stage} is of another run, and no run.json says which: choose another folder")
             digest = sha256_json([key, done["sha256"]["tensors.safetensors"]])

@@ -6,14 +6,20 @@ import csv
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spiceclust.errors import RunFolderError
-from spiceclust.files import DAMAGED, read_json, write_bytes, write_json, write_text
-from spiceclust.manifest import Row, read_manifest
+from spiceclust.files import DAMAGED, read_sealed, sha256_file, sync_folder, write_bytes, write_sealed, write_text
+from spiceclust.manifest import Row, read_manifest, write_manifest
+from spiceclust.run_folder import FORMAT, RECORD, read_record, write_record
+
+ARRAYS: Final = "result.safetensors"
+METRICS: Final = "metrics.json"
+FOR_PEOPLE: Final = ("clusters.csv", "quarantine.csv")  # they may be gone: nothing reads them
+LISTED: Final = ("images.parquet", ARRAYS, *FOR_PEOPLE)  # in run.json, with their checksums
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,11 @@ class Result:
         return np.asarray(self.probabilities.max(axis=1), dtype=np.float32)
 
     def save(self, folder: Path) -> None:
-        """Writes clusters.csv, metrics.json, result.safetensors and, last, run.json; the manifest is there already."""
+        """Writes the manifest, clusters.csv, result.safetensors, metrics.json and, last, run.json, which lists them.
+
+        Raises:
+            RunFolderError: no space, no permission, or the device failed.
+        """
         from safetensors.numpy import save
 
         arrays: dict[str, NDArray[Any]] = {
@@ -64,10 +74,12 @@ class Result:
             "reliable": self.reliable.astype(np.uint8),
             "typicality": self.typicality,
         }
-        write_bytes(folder / "result.safetensors", save(arrays))
+        write_manifest(folder, self.rows)
+        write_bytes(folder / ARRAYS, save(arrays))
         write_text(folder / "clusters.csv", self.to_csv())
-        write_json(folder / "metrics.json", self.metrics)
-        write_json(folder / "run.json", self.run)
+        write_metrics(folder, self.metrics)
+        write_record(folder, {**self.run, "sha256": {name: sha256_file(folder / name) for name in LISTED}})
+        sync_folder(folder)
 
     def to_csv(self) -> str:
         """The text of clusters.csv: path,cluster,confidence,reliable, a line for each image that was clustered."""
@@ -91,11 +103,14 @@ class Result:
         from safetensors import SafetensorError
         from safetensors.numpy import load
 
-        path = folder / "result.safetensors"
-        if not (folder / "run.json").exists():
+        path = folder / ARRAYS
+        if not (folder / RECORD).exists():
             raise RunFolderError(f"{folder} is not a run folder: it has no run.json; make one with `spiceclust fit`")
-        if not path.exists():
+        record = read_record(folder)
+        if record.get("state") == "running" or not path.exists():
             raise RunFolderError(f"{folder} is not finished: give the same `spiceclust fit` command again to resume it")
+        listed = record.pop("sha256", {})  # none before there were checksums
+        _refuse_changes(folder, listed)
         rows = read_manifest(folder)
         try:
             arrays = load(path.read_bytes())
@@ -105,8 +120,8 @@ class Result:
                 probabilities=arrays["probabilities"],
                 reliable=arrays["reliable"].astype(bool),
                 typicality=arrays["typicality"],
-                run=read_json(folder / "run.json"),
-                metrics=read_json(folder / "metrics.json"),
+                run=record,
+                metrics=_read_metrics(folder, listed.get(ARRAYS)),
             )
         except (SafetensorError, OSError) as error:
             raise RunFolderError(f"{path} is damaged ({error}): {DAMAGED}") from None
@@ -118,3 +133,36 @@ class Result:
                 f"{DAMAGED}"
             )
         return result
+
+
+def write_metrics(folder: Path, metrics: dict[str, Any]) -> None:
+    """Writes metrics.json, which says by a checksum whose metrics they are: of the arrays that are in `folder`."""
+    write_sealed(folder / METRICS, {**metrics, "result": sha256_file(folder / ARRAYS)}, FORMAT)
+
+
+def _read_metrics(folder: Path, digest: str | None) -> dict[str, Any]:
+    metrics = read_sealed(folder / METRICS, FORMAT, lambda _: digest is None)
+    if metrics.pop("result", None) != digest:
+        raise RunFolderError(f"{folder / METRICS} is of another run: {DAMAGED}")
+    return metrics
+
+
+def _refuse_changes(folder: Path, listed: dict[str, str]) -> None:
+    """Raises RunFolderError when a file is not what run.json says that it was."""
+    for name, digest in listed.items():
+        path = folder / name
+        try:
+            changed = sha256_file(path) != digest
+        except FileNotFoundError:
+            if name in FOR_PEOPLE:
+                continue
+            raise RunFolderError(
+                f"{path} is missing: give the same `spiceclust fit` command again, which writes it anew"
+            ) from None
+        except OSError as error:
+            raise RunFolderError(f"{path} is damaged ({error.strerror}): {DAMAGED}") from None
+        if changed:
+            raise RunFolderError(
+                f"{path} is damaged, or was changed: move it away and give the same `spiceclust fit` command again, "
+                "which writes it anew"
+            )

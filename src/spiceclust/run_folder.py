@@ -1,15 +1,27 @@
-"""Whether a folder can hold a run: what lies there already, and whether it is the same run."""
+"""Whether a folder can hold a run: what lies there already, whether it is the same run, and who else writes there."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
-import tempfile
-from collections.abc import Collection
+import platform
+import shutil
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from spiceclust.errors import RunFolderError
-from spiceclust.files import DAMAGED, UNFINISHED, read_json
+from spiceclust.files import DAMAGED, UNFINISHED, read_sealed, write_sealed
+from spiceclust.progress import Progress
+
+RECORD: Final = "run.json"
+FORMAT: Final = 1  # of run.json, and of metrics.json beside it
+LOCK: Final = ".lock"
+NO_LOCKS: Final = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)  # what systems without locks answer
+_held: set[int] = set()  # open files of this process that hold locks
 
 
 def look_at(folder: Path, shared: Collection[str]) -> dict[str, Any] | None:
@@ -25,9 +37,9 @@ def look_at(folder: Path, shared: Collection[str]) -> dict[str, Any] | None:
     try:
         if folder.is_dir():
             contents = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith(UNFINISHED))
-            if "run.json" in contents:
-                return read_json(folder / "run.json")
-            strange = [name for name in contents if name not in shared]
+            if RECORD in contents:
+                return read_record(folder)
+            strange = [name for name in contents if name not in shared and name != LOCK]
             if strange:
                 raise RunFolderError(
                     f"{folder} holds other files ({strange[0]}, ...) and no run.json: choose an empty or new folder"
@@ -40,14 +52,102 @@ def look_at(folder: Path, shared: Collection[str]) -> dict[str, Any] | None:
     return None
 
 
-def make_writable(folder: Path) -> None:
-    """Makes the folder, and tries whether it can be written; raises RunFolderError where it cannot."""
+def read_record(folder: Path) -> dict[str, Any]:
+    """The content of `run.json`.
+
+    Raises:
+        RunFolderError: it is missing, damaged, or of a newer format.
+    """
+    return read_sealed(folder / RECORD, FORMAT, lambda content: {"config", "versions", "state"} <= content.keys())
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Writes `run.json`, atomically."""
+    write_sealed(folder / RECORD, record, FORMAT)
+
+
+def sweep(folder: Path) -> None:
+    """Removes what killed writers left half written; only for whom the folder is `locked`."""
+    for path in list(folder.rglob(f"{UNFINISHED}*")):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path, progress: Progress) -> Iterator[None]:
+    """Keeps other processes and threads from writing into a run folder, which is made if it is not there.
+
+    The lock goes with the process, however that ends. A folder into which nothing came is gone afterwards. Where the
+    file system has no locks, that is said and nothing is kept out.
+
+    Raises:
+        RunFolderError: at once, if another holds it; or the folder cannot be made or written.
+    """
+    made = [place for place in (folder, *folder.absolute().parents) if not place.exists()]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        handle = _lock(folder, progress)
+        try:
+            yield
+        finally:
+            if handle in _held:
+                (folder / LOCK).unlink(missing_ok=True)  # before it is let go, or it might be another's
+                _held.remove(handle)
+                os.close(handle)
+    finally:
+        for place in made:
+            with suppress(OSError):  # not empty
+                place.rmdir()
+
+
+def _lock(folder: Path, progress: Progress) -> int:
+    """The open file that holds the lock."""
+    try:
+        while True:
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+            except FileNotFoundError:  # the folder, into which nothing came, has just been removed
+                continue
+            _held.add(handle)
+            try:
+                _claim(handle, folder, progress)
+                if (folder / LOCK).exists() and os.path.samestat(os.fstat(handle), os.stat(folder / LOCK)):
+                    since = datetime.now().isoformat(" ", "seconds")
+                    os.ftruncate(handle, 0)
+                    os.write(handle, f"process {os.getpid()} on {platform.node()} since {since}".encode())
+                    return handle
+            except BaseException:
+                _held.remove(handle)
+                os.close(handle)
+                raise
+            _held.remove(handle)
+            os.close(handle)  # of a file that its last holder has just removed
     except OSError as error:
-        raise RunFolderError(f"{folder} cannot be written ({error.strerror}): choose another folder") from None
+        raise RunFolderError(f"{folder} cannot be made or written ({error.strerror}): choose another folder") from None
+
+
+def _claim(handle: int, folder: Path, progress: Progress) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(handle, 500).decode(errors="replace") or "another process"
+        raise RunFolderError(f"{folder} is being written by {holder}: wait for it, or choose another folder") from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        progress.say(f"{folder} is on a file system without locks: let no other process write there meanwhile")
+
+
+def _let_go() -> None:
+    """In a child that was forked: the lock is its parent's, and must not outlive it here."""
+    for handle in _held:
+        os.close(handle)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def refuse_differences(
@@ -57,7 +157,7 @@ def refuse_differences(
     if earlier is None:
         return
     if not isinstance(earlier.get("config"), dict):
-        raise RunFolderError(f"{folder / 'run.json'} is damaged (no config in it): {DAMAGED}")
+        raise RunFolderError(f"{folder / RECORD} is damaged (no config in it): {DAMAGED}")
     known, wanted = _flatten(earlier["config"]), _flatten(config)
     if fingerprint is not None and earlier.get("images") != fingerprint:
         different = ["its images were others"]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from spiceclust.errors import ConfigError, RunFolderError
-from spiceclust.files import DAMAGED, read_json, sha256_file, write_json
+from spiceclust.files import DAMAGED, read_sealed, sha256_file, write_sealed
 from spiceclust.functional.novelty import Reference, make_reference, novelty
 from spiceclust.models.designs import build
 from spiceclust.models.encoders import Design, Encoder
@@ -25,7 +25,8 @@ from spiceclust.training.inference import classify
 from spiceclust.training.lanes import open_lanes
 from spiceclust.training.pixels import Pixels
 
-MODEL_FORMAT: Final = 2
+MODEL_FORMAT: Final = 3
+WEIGHTS: Final = "model.safetensors"
 REFERENCE: Final = "reference."  # how the names of what is kept of the training images begin
 VERSION: Final = version("spiceclust")
 
@@ -70,16 +71,22 @@ class Model:
 
 
 def save_model(folder: Path, classifier: Classifier, embeddings: Tensor) -> None:
-    """Writes `model/`: config.json and model.safetensors, which keeps some of the training embeddings (N, D)."""
+    """Writes `model/`: model.safetensors, which keeps some of the training embeddings (N, D), and config.json.
+
+    Raises:
+        RunFolderError: no space, no permission, or the device failed.
+    """
     target = folder / "model"
-    target.mkdir(exist_ok=True)
+    try:
+        target.mkdir(exist_ok=True)
+    except OSError as error:
+        raise RunFolderError(f"{target} cannot be made ({error.strerror}): free it and resume") from None
     design = classifier.encoder.design
     reference = {f"{REFERENCE}{name}": tensor for name, tensor in make_reference(embeddings)._asdict().items()}
-    save_tensors(target / "model.safetensors", {**classifier.state_dict(), **reference})
-    write_json(
+    save_tensors(target / WEIGHTS, {**classifier.state_dict(), **reference})
+    write_sealed(
         target / "config.json",
         {
-            "format": MODEL_FORMAT,
             "spiceclust": VERSION,
             "encoder": design.kind,
             "backbone": design.name,
@@ -87,16 +94,19 @@ def save_model(folder: Path, classifier: Classifier, embeddings: Tensor) -> None
             "channels": design.channels,
             "n_features": design.n_features,
             "n_clusters": classifier.head[-1].out_features,  # type: ignore[index]
+            "weights": sha256_file(target / WEIGHTS),
         },
+        MODEL_FORMAT,
     )
 
 
 class Description(NamedTuple):
-    """Where a model lies, what its encoder is, and C."""
+    """Where a model lies, what its encoder is, C, and the SHA-256 of its weights; of format 2 this is None."""
 
     home: Path
     design: Design
     n_clusters: int
+    weights: str | None
 
 
 def describe_model(folder: Path) -> Description:
@@ -108,12 +118,7 @@ def describe_model(folder: Path) -> Description:
     home = folder / "model" if (folder / "model").is_dir() else folder
     if not (home / "config.json").exists():
         raise RunFolderError(f"{folder} has no finished model: give its `spiceclust fit` command again to finish it")
-    facts = read_json(home / "config.json")
-    found = facts.get("format")
-    if found != MODEL_FORMAT:
-        older = isinstance(found, int) and found < MODEL_FORMAT
-        way_out = "fit into a new folder" if older else "update spiceclust"
-        raise RunFolderError(f"{home} has format {found}, this version reads {MODEL_FORMAT}: {way_out}")
+    facts = read_sealed(home / "config.json", MODEL_FORMAT, lambda content: content.get("format") == 2)
     try:
         design = Design(
             str(facts.get("encoder", "moco")),  # the only one, before it was written
@@ -122,9 +127,23 @@ def describe_model(folder: Path) -> Description:
             int(facts["image_size"]),
             int(facts.get("n_features", 0)),
         )
-        return Description(home, design, int(facts["n_clusters"]))
+        return Description(home, design, int(facts["n_clusters"]), facts.get("weights"))
     except (KeyError, TypeError, ValueError) as error:
         raise RunFolderError(f"{home} is damaged ({error}): {DAMAGED}") from None
+
+
+def load_weights(about: Description, device: torch.device) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a model, and the SHA-256 of their file.
+
+    Raises:
+        RunFolderError: missing, or not those that config.json names.
+    """
+    file = about.home / WEIGHTS
+    tensors = load_tensors(file, device)
+    digest = sha256_file(file)
+    if about.weights not in (None, digest):
+        raise RunFolderError(f"{file} is damaged, or not of the config.json beside it: {DAMAGED}")
+    return tensors, digest
 
 
 def load_model(folder: Path, device: torch.device, own: nn.Module | None = None) -> Model:
@@ -139,14 +158,14 @@ def load_model(folder: Path, device: torch.device, own: nn.Module | None = None)
         RunFolderError: not there, damaged, or written by a newer version.
         ConfigError: the encoder cannot be built: a module that is not given or another, or an extra that is missing.
     """
-    home, design, n_clusters = describe_model(folder)
-    file = home / "model.safetensors"
-    tensors = load_tensors(file, device)
+    about = describe_model(folder)
+    home, design = about.home, about.design
+    tensors, digest = load_weights(about, device)
     reference = part(tensors, REFERENCE)
     weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(REFERENCE)}
     try:
         encoder = build(design, own)
-        classifier = Classifier(encoder, build_head(encoder.n_features, n_clusters))
+        classifier = Classifier(encoder, build_head(encoder.n_features, about.n_clusters))
         if own is not None and (wrong := misfit(classifier.state_dict(), weights)):
             raise ConfigError(f"the encoder given is not that of {folder} ({wrong}): give a {design.name} like it")
         classifier.load_state_dict(weights)
@@ -156,4 +175,4 @@ def load_model(folder: Path, device: torch.device, own: nn.Module | None = None)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise RunFolderError(f"{home} is damaged ({reason}): {DAMAGED}") from None
-    return Model(classifier.to(device), kept, design.image_size, design.channels, device, sha256_file(file))
+    return Model(classifier.to(device), kept, design.image_size, design.channels, device, digest)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from spiceclust.errors import RunFolderError
-from spiceclust.files import UNFINISHED, read_json, write_json
+from spiceclust.files import UNFINISHED, read_json, sync_folder, write_json
 
 ABOUT: Final = "export.json"  # what the folder holds; until it is whole, the proof that it is ours
 
@@ -48,10 +48,31 @@ def new_folder(target: Path, about: dict[str, Any]) -> Iterator[Path]:
         raise
     try:
         os.rename(growing, target)  # replaces an empty folder, and nothing else
+        sync_folder(target.parent)
     except OSError as error:
         raise RunFolderError(
             f"{target} cannot be put in place ({error.strerror}): all of it is in {growing}, move it yourself"
         ) from None
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Copies a folder, but for hidden files, which are locks and what was cut off.
+
+    Raises:
+        RunFolderError: `target` holds something, or it cannot be written.
+    """
+    target = Path(os.path.realpath(target))
+    refuse_full(target)
+    growing = target.parent / f"{UNFINISHED}{target.name}-{os.getpid()}"
+    try:
+        shutil.copytree(source, growing, ignore=shutil.ignore_patterns(".*"))
+        os.rename(growing, target)
+        sync_folder(target.parent)
+    except OSError as error:
+        reason = error.strerror or "some of its files"
+        raise RunFolderError(f"{target} cannot be written ({reason}): choose another folder") from None
+    finally:
+        shutil.rmtree(growing, ignore_errors=True)
 
 
 def refuse_full(target: Path) -> None:
@@ -73,7 +94,11 @@ def _clear(growing: Path, about: dict[str, Any]) -> None:
     ours = growing.is_dir() and not growing.is_symlink()
     if not ours or not ((growing / ABOUT).is_file() or all(_cut_off(path) for path in growing.iterdir())):
         raise RunFolderError(f"{growing} is in the way, and is not an unfinished export: remove it")
-    if (growing / ABOUT).is_file() and read_json(growing / ABOUT) != about:
+    try:
+        another = (growing / ABOUT).is_file() and read_json(growing / ABOUT) != about
+    except RunFolderError:
+        raise RunFolderError(f"{growing} is in the way, and its {ABOUT} is damaged: remove it") from None
+    if another:
         shutil.rmtree(growing)
         return
     for path in list(growing.rglob(f"{UNFINISHED}*")):

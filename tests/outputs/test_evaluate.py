@@ -1,4 +1,3 @@
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,9 +33,10 @@ def test_images_without_a_label_count_nowhere(make_result: MakeResult) -> None:
 
 def test_scores_are_added_to_the_label_free_ones(make_result: MakeResult, tmp_path: Path) -> None:
     result = make_result([0, 0, 1, 1, 1], 2, reliable=[False] * 5)
+    result.save(tmp_path)
     added = write_scores(tmp_path, result, *evaluate(result, CLASSES))
     assert {"acc", "nmi", "ari", "n", "match", "ece", "reliable_share", "reliable_precision"} == added.keys()
-    written = json.loads((tmp_path / "metrics.json").read_text())
+    written = Result.load(tmp_path).metrics
     assert written == {**result.metrics, **added}
     assert written["match"] == {"0": "a", "1": "b"}
     assert written["reliable_precision"] is None

@@ -77,7 +77,7 @@ def test_a_folder_of_that_name_with_other_files_is_refused_and_kept(path: Path) 
     (parts / "thesis.txt").write_text("years of work")
     with pytest.raises(RunFolderError, match="holds other files"):
         Table(path, "key")
-    (parts / "thesis.txt").rename(parts / f"00000000-3{path.suffix}")  # a part, but of what?
+    (parts / "thesis.txt").rename(parts / f"00000000-3-{'0' * 64}{path.suffix}")  # a part, but of what?
     with pytest.raises(RunFolderError, match="holds other files"):
         Table(path, "key")
     assert [file.read_text() for file in parts.iterdir()] == ["years of work"]
@@ -94,6 +94,37 @@ def test_what_follows_a_part_that_is_lost_is_made_again(path: Path) -> None:
         again.append(columns([name], number))
     again.finish()
     assert [row[0] for row in rows_of(path)] == NASTY
+
+
+def test_a_part_that_is_damaged_is_made_again_and_what_follows_it(path: Path) -> None:
+    table = Table(path, "key")
+    for number, name in enumerate(NASTY):
+        table.append(columns([name], number))
+    content = bytearray(table.parts[2].read_bytes())
+    content[len(content) // 2] ^= 1
+    table.parts[2].write_bytes(content)
+    again = Table(path, "key")
+    assert (len(again.parts), again.rows) == (2, 2)
+    for number, name in enumerate(NASTY[2:], 2):
+        again.append(columns([name], number))
+    again.finish()
+    assert [row[0] for row in rows_of(path)] == NASTY
+
+
+def test_nothing_is_written_through_a_link(path: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (path.parent / f"{path.name}.parts").symlink_to(elsewhere)
+    with pytest.raises(RunFolderError, match="is a link"):
+        Table(path, "key")
+    (path.parent / f"{path.name}.parts").unlink()
+    (elsewhere / "mine").write_text("mine")
+    path.symlink_to(elsewhere / "mine")
+    table = Table(path, "key")
+    table.append(columns(NASTY))
+    table.finish()
+    assert (elsewhere / "mine").read_text() == "mine"
+    assert not path.is_symlink()
 
 
 def test_a_key_without_parts_protects_nothing(path: Path) -> None:

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from spiceclust.data.benchmarks import BENCHMARKS
 from spiceclust.errors import SourceError
-from spiceclust.files import write_json
 from spiceclust.functional.metrics import Scores, Trust, rightly_clustered, score_clusters, score_trust
 from spiceclust.outputs.benchmark_labels import LABELS, benchmark_labels
-from spiceclust.result import Result
+from spiceclust.progress import Silent
+from spiceclust.result import Result, write_metrics
+from spiceclust.run_folder import locked
 
 
 def evaluate(result: Result, truth: Mapping[str, str]) -> tuple[Scores, Trust]:
@@ -47,10 +48,15 @@ def evaluate(result: Result, truth: Mapping[str, str]) -> tuple[Scores, Trust]:
 
 
 def write_scores(folder: Path, result: Result, scores: Scores, trust: Trust) -> dict[str, Any]:
-    """Adds the fields of both to metrics.json; returns what was added."""
+    """Adds the fields of both to metrics.json; returns what was added.
+
+    Raises:
+        RunFolderError: it cannot be written, or another process is writing there.
+    """
     match = {str(cluster): name for cluster, name in scores.match.items()}
     added = {**scores._asdict(), **trust._asdict(), "match": match}
-    write_json(folder / "metrics.json", {**result.metrics, **added})
+    with locked(folder, Silent()):
+        write_metrics(folder, {**result.metrics, **added})
     return added
 
 

@@ -16,7 +16,7 @@ from spiceclust.config import choose
 from spiceclust.data.files import Files
 from spiceclust.data.sources import Source
 from spiceclust.errors import ConfigError, RunFolderError, SourceError
-from spiceclust.files import sha256_json
+from spiceclust.files import sha256_file, sha256_json
 from spiceclust.manifest import Row
 from spiceclust.outputs.layouts import LAYOUTS, Entry, write_csv
 from spiceclust.outputs.originals import LINKS, new_names, put, source_of
@@ -157,8 +157,8 @@ def _place(
 
 
 def _bring(target: Path, entry: Entry, place: int | None, source: Source, link: str) -> str:
-    if target.is_file() and not target.is_symlink():
-        return ""  # put there, whole, by the call that was interrupted
+    if target.is_file() and not target.is_symlink() and sha256_file(target) == entry.row.sha256:
+        return ""  # put there by the call that was interrupted
     target.unlink(missing_ok=True)
     if place is None:
         return "not in the source any more"
@@ -170,4 +170,7 @@ def _make_home(folder: Path, home: Path) -> None:
     for part in (*reversed(home.parents[:-1]), home):
         if (folder / part).is_symlink():
             raise RunFolderError(f"{folder / part} is a link, and not of an export: remove {folder}")
-        (folder / part).mkdir(exist_ok=True)
+        try:
+            (folder / part).mkdir(exist_ok=True)
+        except OSError as error:
+            raise RunFolderError(f"{folder / part} cannot be made ({error.strerror}): free it and go on") from None

@@ -1,7 +1,7 @@
 """Predictions as a table, CSV or Parquet, written in parts: it may be longer than memory, and be taken up again.
 
-While it is unfinished the parts lie in the folder `NAME.parts` beside it, each whole or absent and named by its number
-and its rows. Finishing puts them together, again a part at a time.
+While it is unfinished the parts lie in the folder `NAME.parts` beside it, each whole or absent and named by its number,
+its rows and its checksum. Finishing puts them together, again a part at a time.
 """
 
 from __future__ import annotations
@@ -12,17 +12,19 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from spiceclust.config import choose
 from spiceclust.errors import RunFolderError
-from spiceclust.files import UNFINISHED, read_json, replacing, write_bytes, write_json
+from spiceclust.files import UNFINISHED, read_sealed, replacing, sha256_file, sync_folder, write_bytes, write_sealed
 
 Columns = dict[str, list[Any]]  # by name, all of one length
 KEY: Final = "key.json"
 PARTS: Final = ".parts"  # how the name of the folder ends
-PART: Final = re.compile(r"(\d{8})-\d+\.(csv|parquet)")  # its number, and its rows
+PART: Final = re.compile(r"(\d{8})-(\d+)-([0-9a-f]{64})\.(csv|parquet)")  # its number, its rows, its SHA-256
+FORMAT: Final = 1
 
 
 class Table:
@@ -46,6 +48,8 @@ class Table:
         check_table_path(path)
         self.path, self.folder = path, parts_folder(path)
         self.parts: list[Path] = []
+        if self.folder.is_symlink():
+            raise RunFolderError(f"{self.folder} is a link, and nothing is written through it: remove it")
         try:
             self.folder.mkdir(exist_ok=True)
             there = {file.name for file in self.folder.iterdir()}
@@ -53,7 +57,7 @@ class Table:
             raise RunFolderError(f"{self.folder} cannot be used ({error.strerror}): give another file") from None
         found = {name: PART.fullmatch(name) for name in there if not name.startswith(UNFINISHED)}
         numbered = {int(match[1]): name for name, match in found.items() if match}
-        known = read_json(self.folder / KEY).get("key") if KEY in there else None
+        known = read_sealed(self.folder / KEY, FORMAT).get("key") if KEY in there else None
         if found.keys() - set(numbered.values()) - {KEY} or (numbered and known is None):
             raise RunFolderError(f"{self.folder} holds other files: choose another name than {path.name}")
         if numbered and known != key:
@@ -61,10 +65,10 @@ class Table:
                 f"{self.folder} holds the beginning of another table (other images, or another model): "
                 f"remove it, or choose another name than {path.name}"
             )
-        write_json(self.folder / KEY, {"key": key})
-        while len(self.parts) in numbered:
+        write_sealed(self.folder / KEY, {"key": key}, FORMAT)
+        while (name := numbered.get(len(self.parts))) and _is_whole(self.folder / name):
             self.parts.append(self.folder / numbered.pop(len(self.parts)))
-        for name in numbered.values():  # parts after one that is missing
+        for name in numbered.values():  # from the first that is missing or damaged on
             (self.folder / name).unlink()
 
     @property
@@ -77,15 +81,16 @@ class Table:
 
     def append(self, columns: Columns) -> None:
         """Writes the next part, atomically."""
-        rows = len(next(iter(columns.values())))
-        part = self.folder / f"{len(self.parts):08}-{rows}{self._kind}"
-        write_bytes(part, WRITERS[self._kind](columns))
+        rows, content = len(next(iter(columns.values()))), WRITERS[self._kind](columns)
+        part = self.folder / f"{len(self.parts):08}-{rows}-{sha256(content).hexdigest()}{self._kind}"
+        write_bytes(part, content)
         self.parts.append(part)
 
     def finish(self) -> None:
         """Puts the parts together in the place of the table, atomically, and removes them."""
         with replacing(self.path) as file:
             JOINERS[self._kind](self.parts, file)
+        sync_folder(self.path.absolute().parent)
         self.discard()
 
     def discard(self) -> None:
@@ -94,6 +99,11 @@ class Table:
         for file in (*reversed(self.parts), *leftovers, self.folder / KEY):
             file.unlink(missing_ok=True)
         self.folder.rmdir()
+
+
+def _is_whole(part: Path) -> bool:
+    match = PART.fullmatch(part.name)
+    return match is not None and part.is_file() and sha256_file(part) == match[3]
 
 
 def parts_folder(path: Path) -> Path:

@@ -1,11 +1,12 @@
 """Stage folders: what a stage made, whole or absent, and whether it still fits.
 
-A stage folder holds `tensors.safetensors`, `facts.json` and, written last, `done.json` with the key of the inputs and
-config, the checksums of the two files, the seconds and the versions.
+A stage folder holds `tensors.safetensors`, `facts.json` and `done.json` with the key of the inputs and config, the
+checksums of the two files and its own, the seconds and the versions. It grows beside its place and is renamed at last.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections import Counter
@@ -18,9 +19,19 @@ import torch
 from torch import Tensor
 
 from spiceclust.errors import RunFolderError
-from spiceclust.files import DAMAGED, read_json, sha256_file, write_bytes, write_json
+from spiceclust.files import (
+    DAMAGED,
+    UNFINISHED,
+    read_json,
+    read_sealed,
+    sha256_file,
+    sync_folder,
+    write_bytes,
+    write_json,
+    write_sealed,
+)
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -125,33 +136,48 @@ def load_tensors(path: Path, device: torch.device) -> dict[str, Tensor]:
         raise RunFolderError(f"{path} is damaged ({error}): {DAMAGED}") from None
 
 
+def read_done(folder: Path) -> dict[str, Any]:
+    """What `done.json` says of a stage: its key, the checksums of its files, the seconds.
+
+    Raises:
+        RunFolderError: it is missing, damaged, or of a newer format.
+    """
+    return read_sealed(folder / "done.json", FORMAT, lambda content: content.get("format") == 1)
+
+
 def _save(folder: Path, key: str, artefact: Artefact, seconds: float) -> str:
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
-    save_tensors(folder / "tensors.safetensors", artefact.tensors)
-    write_json(folder / "facts.json", artefact.facts)
-    digests = {name: sha256_file(folder / name) for name in ("tensors.safetensors", "facts.json")}
-    write_json(
-        folder / "done.json",
-        {
-            "format": FORMAT,
-            "key": key,
-            "seconds": seconds,
-            "torch": torch.__version__,
-            "sha256": digests,
-        },
-    )
+    growing, old = (folder.with_name(f"{UNFINISHED}{name}") for name in (folder.name, f"old-{folder.name}"))
+    for left in (growing, old):
+        _remove(left)
+    growing.mkdir(parents=True)
+    save_tensors(growing / "tensors.safetensors", artefact.tensors)
+    write_json(growing / "facts.json", artefact.facts)
+    digests = {name: sha256_file(growing / name) for name in ("tensors.safetensors", "facts.json")}
+    about = {"key": key, "seconds": seconds, "torch": torch.__version__, "sha256": digests}
+    write_sealed(growing / "done.json", about, FORMAT)
+    sync_folder(growing)
+    if os.path.lexists(folder):
+        os.rename(folder, old)
+    os.rename(growing, folder)
+    sync_folder(folder.parent)
+    _remove(old)
     return digests["tensors.safetensors"]
+
+
+def _remove(folder: Path) -> None:
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.exists():
+        shutil.rmtree(folder)
 
 
 def _load(folder: Path, key: str, device: torch.device) -> Finished | None:
     try:
-        done = read_json(folder / "done.json")
-        if done.get("format") != FORMAT or done.get("key") != key:
+        done = read_done(folder)
+        if done.get("key") != key:
             return None
-        for name, digest in done["sha256"].items():
-            if sha256_file(folder / name) != digest:
+        for name in ("tensors.safetensors", "facts.json"):
+            if sha256_file(folder / name) != done["sha256"][name]:
                 return None
         tensors = load_tensors(folder / "tensors.safetensors", device)
         artefact = Artefact(tensors, read_json(folder / "facts.json"))

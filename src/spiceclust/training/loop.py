@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from spiceclust.errors import TrainingError
+from spiceclust.interruption import patient
 from spiceclust.training.context import Context
 from spiceclust.training.pixels import HostPixels, Pixels
 from spiceclust.training.snapshots import Kept, OptimizerState, Stateful
@@ -50,6 +51,7 @@ def train(
     Raises:
         TrainingError: the loss is not finite.
         RunFolderError: a snapshot cannot be written.
+        KeyboardInterrupt: the command was interrupted; the state before the next step is kept.
     """
     base = [group["lr"] for group in optimizer.param_groups]
     stretch = -(-steps // CURVE_POINTS)
@@ -60,13 +62,15 @@ def train(
     curve: list[float] = list(facts.get("curve", []))
     if first:
         context.progress.say(f"{name}: taken up again at step {first} of {steps}")
-    with context.progress.task(name, steps - first) as task:
+    with patient() as interrupted, context.progress.task(name, steps - first) as task:
         for number in range(first, steps):
             place = number % stretch
-            if snapshots and number > first and snapshots.due():
+            if snapshots and number > first and (interrupted() or snapshots.due()):
                 if place:
                     _mean_loss(pending[:place], name, number)  # what is lost is not kept
                 snapshots.save(name, number, everything, {"curve": curve})
+            if interrupted():
+                raise KeyboardInterrupt
             factor = rate(number)
             for group, lr in zip(optimizer.param_groups, base, strict=True):
                 group["lr"] = lr * factor

@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 
 from spiceclust.errors import RunFolderError
-from spiceclust.files import read_json, sha256_file, sha256_json, write_json
+from spiceclust.files import read_sealed, sha256_file, write_sealed
 from spiceclust.training.checkpoint import load_tensors, part, save_tensors
 
 SECONDS = 30.0  # between two snapshots, at least
 SHARE = 0.02  # of the time that writing snapshots may take
 SLOTS = ("a", "b")
+FORMAT = 1
 
 
 class Stateful(Protocol):
@@ -128,12 +129,13 @@ class Snapshots:
             raise RunFolderError(f"{stem} cannot be written ({error.strerror}): free it and resume") from None
         about = {
             "key": self.key,
+            "training": self._name(training),
             "step": step,
             "seconds": self.clock.seconds(),
             "facts": dict(facts),
             "tensors": digest,
         }
-        write_json(stem.with_suffix(".json"), {**about, "sha256": sha256_json(about)})
+        write_sealed(stem.with_suffix(".json"), about, FORMAT)
         self.last = time.monotonic()
         self.cost = self.last - start
 
@@ -147,10 +149,11 @@ class Snapshots:
         for slot in sorted((slot for slot in SLOTS if abouts[slot]), key=lambda slot: -abouts[slot]["step"]):
             about, file = abouts[slot], self._stem(training, slot).with_suffix(".safetensors")
             try:
-                if about["tensors"] != sha256_file(file):
-                    continue
-                tensors = load_tensors(file, self.device)
+                tensors = load_tensors(file, self.device) if about["tensors"] == sha256_file(file) else None
             except (RunFolderError, OSError):
+                tensors = None
+            if tensors is None:
+                file.with_suffix(".json").unlink(missing_ok=True)  # or the next one would take the place of a whole one
                 continue
             states = {name: part(tensors, f"{name}/") for name in parts}
             if all(_fits(each.state_dict(), states[name]) for name, each in parts.items()):
@@ -167,14 +170,16 @@ class Snapshots:
     def _stem(self, training: str, slot: str) -> Path:
         return self.folder / f"{re.sub(r'[^a-z0-9]+', '-', training.lower()).strip('-')}-{slot}"
 
+    def _name(self, training: str) -> str:
+        return f"{self.folder.name}/{training}"
+
     def _about(self, training: str, slot: str) -> dict[str, Any]:
         """What is known of a snapshot; nothing where there is none that is whole and of this key."""
         try:
-            about = read_json(self._stem(training, slot).with_suffix(".json"))
+            about = read_sealed(self._stem(training, slot).with_suffix(".json"), FORMAT)
         except (RunFolderError, OSError):
             return {}
-        digest = about.pop("sha256", None)
-        return about if digest == sha256_json(about) and about["key"] == self.key else {}
+        return about if (about.get("key"), about.get("training")) == (self.key, self._name(training)) else {}
 
 
 def _fits(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> bool:
