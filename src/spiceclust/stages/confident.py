@@ -46,4 +46,4 @@ def run(sight: Sight, model: nn.Module, selected: Artefact, config: FitConfig, c
         movement.note(number, rows, weak.argmax(dim=1))
         return confident_loss(weak, strong, settings.threshold, settings.floor)
 
-    return train_with_teacher(model, step, settings, movement, "5 confident (SCAN)", context)
+    return train_with_teacher(model, step, settings, movement, "5 confident (SCAN)", "confident", context)

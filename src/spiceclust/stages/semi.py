@@ -53,7 +53,7 @@ def run(sight: Sight, model: nn.Module, selected: Artefact, config: FitConfig, c
         movement.note(number, numbers, weak.argmax(dim=1))
         return fixmatch_loss(labelled, labels[rows], weak, strong, settings.threshold, settings.unlabelled_weight)
 
-    return train_with_teacher(model, step, settings, movement, "5 semi (FixMatch)", context)
+    return train_with_teacher(model, step, settings, movement, "5 semi (FixMatch)", "semi", context)
 
 
 class _BalancedSampler:
