@@ -95,9 +95,8 @@ def fit(
     with locked(out, progress):
         write_contact_sheet(out / "contact_sheet.png", result, images.picture)
     clustered = int((result.labels >= 0).sum())
-    empty = result.n_clusters - len(set(result.labels[result.labels >= 0].tolist()))
-    if empty:
-        print(f"warning: {empty} of {result.n_clusters} clusters hold no image: ask for fewer", file=sys.stderr)
+    for line in result.run["warnings"]:
+        print(f"warning: {line}", file=sys.stderr)
     print(f"{clustered} images in {result.n_clusters} clusters, {int(result.reliable.sum())} of them reliable")
     print(f"{out / 'clusters.csv'}  {out / 'contact_sheet.png'}")
 

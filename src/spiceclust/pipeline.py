@@ -37,6 +37,7 @@ from spiceclust.result import Result
 from spiceclust.run_folder import locked, look_at, refuse_differences, sweep, write_record
 from spiceclust.shipped import VERSION, save_model
 from spiceclust.stages import calibrate, confident, embed, graph_label, guard, pretrain, scan, select, self_label, semi
+from spiceclust.training import collapse
 from spiceclust.training.checkpoint import Artefact, bundle, part, read_done, run_stage, unbundle
 from spiceclust.training.context import Context, open_context
 from spiceclust.training.features import Features, features_of
@@ -181,6 +182,7 @@ class _Run:
             "threads": torch.get_num_threads(),
             "versions": {"spiceclust": VERSION, "torch": torch.__version__, "python": platform.python_version()},
             "seconds": {},
+            "warnings": [],
         }
 
     def add_to_stage_1(self, more: Images) -> None:
@@ -202,12 +204,16 @@ class _Run:
         encoder = self._encoder(images, pixels)
         embedded = self._stage("2-embed", EMBED_FIELDS, lambda context: embed.run(pixels, encoder, config, context))
         neighbors = embedded.tensors["neighbors"]
+        self.metrics["2-embed"], collapsed = collapse.of_features(embedded.tensors["plain"])
+        self._warn(collapsed)
         parts = ["n_clusters", *(CLUSTERINGS[name][1] for name in method.clusterings)]
 
         def cluster(context: Context) -> Artefact:
             return self._cluster(method, embedded, pixels, encoder, context)
 
         labelled = unbundle(self._stage("3-self", parts, cluster))
+        for name, found in labelled.items():
+            self._warn(collapse.of_heads(name, found.tensors["head_labels"], config.n_clusters))
 
         def select_one(name: str, context: Context) -> Artefact:
             return select.run(labelled[name].tensors["probabilities"], neighbors, config, context)
@@ -219,6 +225,7 @@ class _Run:
         for name, found in labelled.items():
             pair, opinions = (firsts[name], seconds.get(name)), found.tensors["opinions"]
             verdicts[name] = guard.run(pixels, *pair, opinions, neighbors, guard.margin_of(name), config, context)
+            self._warn(collapse.of_retraining(name, verdicts[name].facts["sizes"]))
         used = {name: tuned[name].facts["used"] if name in tuned else 0.0 for name in labelled}
         clustering, together = guard.choose(verdicts, used)
         shipped = verdicts[clustering].facts["shipped"]
@@ -230,6 +237,7 @@ class _Run:
         classifier.load_state_dict(part(calibrated.tensors, "classifier."))
         probabilities = calibrated.tensors["probabilities"]
         final = select.run(probabilities, neighbors, config, context)
+        self._warn(collapse.of_result(probabilities.argmax(dim=1).bincount(minlength=config.n_clusters).tolist()))
         save_model(self.folder, classifier, calibrated.tensors["embeddings"])
         self.metrics.update(
             {
@@ -255,6 +263,12 @@ class _Run:
         result.save(self.folder)
         shutil.rmtree(self.folder / SNAPSHOTS, ignore_errors=True)
         return result
+
+    def _warn(self, lines: list[str]) -> None:
+        """Says what has collapsed, and keeps it for the end."""
+        self.record["warnings"] += lines
+        for line in lines:
+            self.context.progress.say(f"warning: {line}")
 
     def _with_more(self, images: Tensor, pixels: Pixels) -> Pixels:
         """What stage 1 learns from: the images, and those that only it sees."""

@@ -5,9 +5,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from spiceclust.models.encoders import build_encoder
+from spiceclust.errors import ConfigError, SpiceError, TrainingError
+from spiceclust.models.encoders import Design, Encoder, build_encoder
 from spiceclust.models.heads import Classifier, ClusterHeads
-from spiceclust.training.inference import BATCH, apply_batched, batch_of, classify
+from spiceclust.training.context import Context
+from spiceclust.training.inference import BATCH, apply_batched, batch_of, classify, embed_images
 
 CPU = torch.device("cpu")
 
@@ -119,3 +121,27 @@ def test_rows_of_any_shape_pass(shape: tuple[int, ...]) -> None:
 def test_any_number_of_images_can_be_classified(classifier: Classifier, n: int) -> None:
     probabilities, embeddings = classify(classifier, images(n), CPU)
     assert len(probabilities) == len(embeddings) == n
+
+
+class Strange(torch.nn.Module):
+    """Pixels in a row; an image whose first pixel is the brightest there is gets a value that is not finite."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        rows = images.flatten(1).clone()
+        rows[rows[:, 0] == 1, -1] = torch.nan
+        return rows
+
+
+@pytest.mark.parametrize(("kind", "error"), [("module", ConfigError), ("moco", TrainingError)])
+def test_an_encoder_that_puts_out_what_is_not_finite_is_an_error_with_both_numbers(
+    kind: str, error: type[SpiceError]
+) -> None:
+    encoder = Encoder(Strange(), Design(kind, "Strange", 1, 8, 64), None, None)
+    some = images(BATCH + 9)
+    some[:, :, 0, 0] = 7
+    some[[4, BATCH + 3], :, 0, 0] = 255
+    message = f"the encoder Strange puts out values that are not finite for 2 of {BATCH + 9} images"
+    with pytest.raises(error, match=message):
+        classify(Classifier(encoder, ClusterHeads(1, 64, 3, seed=0).extract(0)), some, CPU)
+    with pytest.raises(error, match=message):
+        embed_images(encoder, some, lambda batch, _: batch / 255, Context(0, CPU, bf16=False))

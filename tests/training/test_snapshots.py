@@ -59,6 +59,7 @@ def trained(
         rate=lambda number: 1 - number / STEPS,
         state={"model": model, "memory": Kept(memory=memory)},
         name="1 something (new)",
+        part="new",
         context=context,
     )
     return {**model.state_dict(), "memory": memory, "curve": torch.tensor(curve)}
@@ -222,6 +223,7 @@ def test_a_state_that_is_lost_is_not_kept(tmp_path: Path) -> None:
             rate=lambda _: 1.0,
             state={},
             name="x",
+            part="new",
             context=kept_in(tmp_path),
         )
     assert Snapshots(tmp_path, "k", CPU).restore("x", {})[0] == 400

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from spiceclust.config import FitConfig
 from spiceclust.data.views import Views
+from spiceclust.errors import ConfigError
 from spiceclust.functional.approximate import find_neighbors
 from spiceclust.models.encoders import Encoder
 from spiceclust.training.checkpoint import Artefact
@@ -24,12 +25,16 @@ def run(images: Pixels, encoder: Encoder, config: FitConfig, context: Context) -
     Args:
         images: (N, channels, S, S) uint8, or what else the encoder takes.
         encoder: of stage 1.
-        config: `embed`, `views`, `select.max_neighbors`.
+        config: `embed`, `views`, `select.max_neighbors`, `encoder`.
         context: seed, device, progress.
 
     Returns:
         `plain` (N, D) float32, `weak` and `strong` (V, N, D) float16 unless V is 0, all L2-normalised; `neighbors`
         (N, K) int32, from the nearest on; facts: whether they are exact, and their recall.
+
+    Raises:
+        ConfigError: an encoder that was given says nothing of some images, or the same of all.
+        TrainingError: the encoder of stage 1 puts out values that are not finite.
     """
     encoder.eval()
     views = context.views or Views(config.views)
@@ -46,6 +51,8 @@ def run(images: Pixels, encoder: Encoder, config: FitConfig, context: Context) -
             return embeddings
 
         plain = embed("plain")
+        if config.encoder != "moco":
+            _refuse_no_features(plain, config.encoder)
         tensors = {"plain": plain}
         if count:
             for kind in ("weak", "strong"):
@@ -60,3 +67,22 @@ def run(images: Pixels, encoder: Encoder, config: FitConfig, context: Context) -
     return Artefact(
         {**tensors, "neighbors": neighbors.int()}, {"neighbors": "exact" if exact else "approximate", "recall": recall}
     )
+
+
+def _refuse_no_features(plain: Tensor, name: str) -> None:
+    """Raises ConfigError where the (N, D) float32 embeddings of an encoder that was given tell nothing.
+
+    One that is learned here may end like that on images that are all alike, which is no mistake: it is warned of.
+    """
+    n = len(plain)
+    without = int((plain.norm(dim=1) < 0.5).sum())  # the others have length 1
+    if without:
+        raise ConfigError(
+            f"the encoder {name!r} puts out only zeros, or values too large or small for float32, for {without} of {n} "
+            "images: leave these out, or give another encoder"
+        )
+    if (plain == plain[0]).all():
+        raise ConfigError(
+            f"the encoder {name!r} puts out the same for all {n} of {n} images, and so nothing to sort them by: "
+            "look at its weights, or give another"
+        )

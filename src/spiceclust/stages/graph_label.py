@@ -63,6 +63,7 @@ def run(features: Features, config: FitConfig, context: Context) -> Artefact:
         rate=lambda number: cosine(number, settings.steps, 0),
         state={"heads": heads, "partitions": Kept(partitions=partitions)},
         name="3 self-label (graph)",
+        part="graph_label",
         context=context,
     )
     logits, consistencies = judge(heads, features, config.n_clusters)

@@ -48,8 +48,8 @@ def run(
         context: device.
 
     Returns:
-        No tensors; facts: both scores, the name of the stage that ships, what this one scores by the neighbours of
-        stage 1 alone, and its agreement with the opinions, in [0, 1].
+        No tensors; facts: both scores, the images in each cluster by both, the name of the stage that ships, what this
+        one scores by the neighbours of stage 1 alone, and its agreement with the opinions, in [0, 1].
     """
     outputs = {"3-self": classify(first, images, context.device, context.lanes)}
     if second is not None:
@@ -57,16 +57,17 @@ def run(
     other = neighbors.long()
     if second is not None:
         other = find_neighbors(outputs["5-semi"][1], neighbors.shape[1], each=context.each).indices
-    scores, by_stage_1, agreement = {}, {}, {}
+    scores, by_stage_1, agreement, sizes = {}, {}, {}, {}
     for name, (probabilities, _) in outputs.items():
         labels = probabilities.argmax(dim=1)
+        sizes[name] = labels.bincount(minlength=config.n_clusters).tolist()
         by_stage_1[name], own = (partition_score(labels, near, config.n_clusters) for near in (neighbors.long(), other))
         scores[name] = (by_stage_1[name] + own) / 2
         named = renumbered(labels, opinions.argmax(dim=1), config.n_clusters)  # stage 3 may have swapped clusters
         agreement[name] = float(opinions.gather(1, named.unsqueeze(1)).mean())
     shipped = "3-self" if second is None or scores["3-self"] > scores["5-semi"] + margin else "5-semi"
     told = {"by_stage_1": by_stage_1[shipped], "agreement": agreement[shipped]}
-    return Artefact({}, {"scores": scores, "shipped": shipped, **told})
+    return Artefact({}, {"scores": scores, "sizes": sizes, "shipped": shipped, **told})
 
 
 def margin_of(clustering: str) -> float:

@@ -104,6 +104,7 @@ def run(images: Pixels, config: FitConfig, context: Context) -> Artefact:
             rate=lambda number: cosine(number, steps, settings.warmup),
             state={"query": query_model, "key": key_model, "queue": Kept(queue=queue), "partners": partners},
             name="1 pretrain (MoCo v2)",
+            part="pretrain",
             context=context,
         )
     return Artefact(key_encoder.state_dict(), {"steps": steps, "loss": curve})

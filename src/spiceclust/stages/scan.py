@@ -59,6 +59,7 @@ def run(features: Features, config: FitConfig, context: Context) -> Artefact:
         rate=lambda number: 1.0,
         state={"heads": heads},
         name="3 cluster (SCAN)",
+        part="scan",
         context=context,
     )
     logits, consistencies = judge(heads, features, config.n_clusters)

@@ -72,6 +72,7 @@ def run(features: Features, config: FitConfig, context: Context) -> Artefact:
         rate=lambda number: 1.0,
         state={"heads": heads, "round": Kept(assigned=assigned)},
         name="3 self-label (SPICE)",
+        part="self_label",
         context=context,
     )
     logits, consistencies = judge(heads, features, config.n_clusters)

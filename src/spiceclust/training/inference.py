@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from spiceclust.errors import ConfigError, TrainingError
 from spiceclust.models.encoders import Encoder
 from spiceclust.models.heads import Classifier
 from spiceclust.training.context import Context
@@ -72,6 +73,9 @@ def embed_images(encoder: Encoder, images: Pixels, seen: Callable[[Tensor, int],
         images: (N, channels, S, S) uint8.
         seen: given a batch of images and its number, returns the views (B, channels, S, S) float32 in [0, 1].
         context: device and precision.
+
+    Raises:
+        ConfigError, TrainingError: as `refuse_not_finite`.
     """
 
     def features(batch: Tensor, number: int) -> Tensor:
@@ -79,7 +83,7 @@ def embed_images(encoder: Encoder, images: Pixels, seen: Callable[[Tensor, int],
         with context.autocast():
             return F.normalize(encoder(views).float(), dim=1)
 
-    return apply_batched(features, images, context.device, lanes=context.lanes)
+    return refuse_not_finite(apply_batched(features, images, context.device, lanes=context.lanes), encoder)
 
 
 def classify(classifier: Classifier, images: Pixels, device: torch.device, lanes: int = 1) -> tuple[Tensor, Tensor]:
@@ -93,6 +97,9 @@ def classify(classifier: Classifier, images: Pixels, device: torch.device, lanes
 
     Returns:
         Probabilities (N, C) and L2-normalised embeddings (N, D), float32.
+
+    Raises:
+        ConfigError, TrainingError: as `refuse_not_finite`.
     """
     classifier.eval()
 
@@ -100,6 +107,23 @@ def classify(classifier: Classifier, images: Pixels, device: torch.device, lanes
         embeddings = classifier.embed(batch.float() / 255)
         return torch.cat([classifier.head(embeddings).softmax(dim=1), embeddings], dim=1)
 
-    outputs = apply_batched(both, images, device, lanes=lanes)
+    outputs = refuse_not_finite(apply_batched(both, images, device, lanes=lanes), classifier.encoder)
     n_clusters = outputs.shape[1] - classifier.encoder.n_features
     return outputs[:, :n_clusters], outputs[:, n_clusters:]
+
+
+def refuse_not_finite(outputs: Tensor, encoder: Encoder) -> Tensor:
+    """The outputs for N images, (N, ...) float, if all are finite.
+
+    Raises:
+        ConfigError: some are not, and the encoder was given.
+        TrainingError: some are not, and it was trained here.
+    """
+    wrong = ~outputs.isfinite().flatten(1).all(dim=1)
+    if not wrong.any():
+        return outputs
+    design, count = encoder.design, f"{int(wrong.sum())} of {len(wrong)}"
+    what = f"the encoder {design.name} puts out values that are not finite for {count} images"
+    if design.kind == "moco":
+        raise TrainingError(f"{what}: a learning rate that is too high is the likely cause: lower it with --config")
+    raise ConfigError(f"{what}: leave these out, or give another encoder")

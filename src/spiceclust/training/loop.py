@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ def train(
     rate: Callable[[int], float],
     state: Mapping[str, Stateful],
     name: str,
+    part: str,
     context: Context,
     over: Callable[[int], bool] = lambda number: False,
 ) -> list[float]:
@@ -42,6 +44,7 @@ def train(
         rate: factor on the learning rate at each step.
         state: everything else that a step changes, by name.
         name: shown beside the progress.
+        part: of the config whose `learning_rate` the optimiser has; an error names it.
         context: for progress and snapshots.
         over: asked after each step, by its number, whether the training may end before its time.
 
@@ -49,7 +52,7 @@ def train(
         The loss curve: means over equal stretches of steps, at most 200 values.
 
     Raises:
-        TrainingError: the loss is not finite.
+        TrainingError: the loss or a weight is not finite; no snapshot holds such.
         RunFolderError: a snapshot cannot be written.
         KeyboardInterrupt: the command was interrupted; the state before the next step is kept.
     """
@@ -62,12 +65,13 @@ def train(
     curve: list[float] = list(facts.get("curve", []))
     if first:
         context.progress.say(f"{name}: taken up again at step {first} of {steps}")
+    watch = _Watch(everything, steps, name, f"{part}.learning_rate={base[0]:g}")
     with patient() as interrupted, context.progress.task(name, steps - first) as task:
         for number in range(first, steps):
             place = number % stretch
             if snapshots and number > first and (interrupted() or snapshots.due()):
-                if place:
-                    _mean_loss(pending[:place], name, number)  # what is lost is not kept
+                watch.check_losses(pending[:place], number)
+                watch.check_state(number)
                 snapshots.save(name, number, everything, {"curve": curve})
             if interrupted():
                 raise KeyboardInterrupt
@@ -81,22 +85,58 @@ def train(
             pending[place] = loss.detach()
             ended = over(number)
             if place == stretch - 1 or number == steps - 1 or ended:
-                curve.append(_mean_loss(pending[: place + 1], name, number))
+                watch.check_losses(pending[: place + 1], number + 1)
+                curve.append(float(pending[: place + 1].mean()))
                 task.advance(number + 1 - max(first, number - place), f"loss {curve[-1]:.3f}")
             if ended:
                 context.progress.say(f"{name}: over after {number + 1} of {steps} steps")
                 break
+    watch.check_state(number + 1)
     return curve
 
 
-def _mean_loss(losses: Tensor, name: str, number: int) -> float:
-    mean = float(losses.mean())
-    if not math.isfinite(mean):
+class _Watch:
+    """Stops a training whose losses or weights are no longer finite, before any of it is kept.
+
+    Args:
+        state: all that the training changes, by name.
+        steps, name: of the training.
+        rate: the learning rate, as the config writes it.
+    """
+
+    def __init__(self, state: Mapping[str, Stateful], steps: int, name: str, rate: str) -> None:
+        self.state, self.steps, self.name, self.rate = state, steps, name, rate
+        self.accepted = self._not_finite()  # from the start, such as the mask of an encoder of one's own
+
+    def check_losses(self, losses: Tensor, number: int) -> None:
+        """Losses of the last steps before step `number`."""
+        bad = (~losses.isfinite()).nonzero().flatten().tolist()
+        if not bad:
+            return
+        first = number - len(losses) + bad[0]
+        what = f"the loss is {float(losses[bad[0]])} at step {first} of {self.steps}"
+        if first:
+            self._blame_rate(what)
         raise TrainingError(
-            f"{name}: the loss became {mean} within the {len(losses)} steps before step {number}; "
-            f"a learning rate that is too high is the usual cause: lower it with --config"
+            f"{self.name}: {what}, before anything is learned: an encoder or views of your own that put out values "
+            "that are not finite, or too large, are the likely cause: look at what they make of your images"
         )
-    return mean
+
+    def check_state(self, number: int) -> None:
+        """The state before step `number`."""
+        if broken := self._not_finite() - self.accepted:
+            what = f"{len(broken)} of the tensors that it changes ({min(broken)}, ...) hold values that are not finite"
+            self._blame_rate(f"{what} after step {number - 1} of {self.steps}")
+
+    def _blame_rate(self, what: str) -> NoReturn:
+        raise TrainingError(
+            f"{self.name}: {what}; {self.rate} is the likely cause: lower it with --config in a new folder (finished "
+            "1-pretrain and 2-embed can be copied there)"
+        )
+
+    def _not_finite(self) -> set[str]:
+        tensors = {f"{name}/{key}": t for name, each in self.state.items() for key, t in each.state_dict().items()}
+        return {name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()}
 
 
 class Order:

@@ -27,6 +27,7 @@ def train_with_teacher(
     settings: TeacherConfig,
     movement: Movement,
     name: str,
+    part: str,
     context: Context,
 ) -> Artefact:
     """Trains a copy of the model with Nesterov SGD; only weights decay, biases and batch norm do not.
@@ -37,6 +38,7 @@ def train_with_teacher(
         settings: steps, learning rate, weight decay, momentum of the average.
         movement: what `step` notes predictions in; when they have stopped moving, the training is over.
         name: shown beside the progress.
+        part: of the config that `settings` are.
         context: for progress.
 
     Returns:
@@ -70,6 +72,7 @@ def train_with_teacher(
         rate=lambda number: fixmatch_schedule(number, settings.steps),
         state={"student": student, "teacher": teacher, "used": Kept(used=used), "movement": movement},
         name=name,
+        part=part,
         context=context,
         over=movement.over,
     )
