@@ -1,16 +1,21 @@
 import json
 import os
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageFilter
+from safetensors.torch import save_file
 
 from spiceclust import doctor, pipeline
-from spiceclust.config import make_request
+from spiceclust.cli import main
 from spiceclust.data.sources import open_source
 from spiceclust.doctor import examine, report
 from spiceclust.errors import ConfigError, SourceError
+from stand_ins import write_stl
 from synthetic import shapes
 from test_cli import command
 from test_pipeline import TINY, contents, request
@@ -71,68 +76,89 @@ def test_the_plan_is_what_fit_does(method: str, photos: Path, tmp_path: Path) ->
     pipeline.fit(open_source(photos), asked, tmp_path / "run")
     record = json.loads((tmp_path / "run/run.json").read_text())
     assert plan.config.model_dump() == record["config"]
-    assert plan.views == record["views"]
-    assert plan.steps["1-pretrain"] == json.loads((tmp_path / "run/1-pretrain/facts.json").read_text())["steps"]
-    assert plan.seconds.keys() == {"1-pretrain", "2-embed", "3-self", "5-semi"}
-    assert all(seconds > 0 for seconds in plan.seconds.values())
-    assert 2**27 < plan.memory < 2**34
+    assert plan.views == f"{record['config']['views']}, {record['views']}"
+    assert plan.costs.steps["1-pretrain"] == json.loads((tmp_path / "run/1-pretrain/facts.json").read_text())["steps"]
+    assert plan.costs.seconds.keys() == {"1-pretrain", "2-embed", "3-self", "5-semi"}
+    assert all(seconds > 0 for seconds in plan.costs.seconds.values())
+    assert 2**27 < plan.costs.memory < 2**34
 
 
-def test_steps_and_seconds_by_hand() -> None:
-    """1,000 images, 10 clusters: 100 steps of 10 images, 40 forward passes each, that take a second."""
-    from spiceclust.config import Facts, resolve
-
-    overrides = {
-        "pretrain": {"epochs": 1, "batch_size": 10, "neighbor_share": 0.5, "neighbor_start": 0.6},
-        "embed": {"cached_views": 4},
-        "self_label": {"meta_batch": 300, "batch_size": 100, "rounds": 5, "passes": 2},
-        "graph_label": {"steps": 7},
-        "scan": {"steps": 11},
-        "semi": {"steps": 20, "batch_size": 5, "unlabelled_ratio": 3},
-        "confident": {"steps": 30, "batch_size": 8},
-    }
-    facts = Facts(n_images=1000, native_size=16, channels=1, domain="natural")
-    config = resolve(make_request(n_clusters=10, overrides=overrides), facts)
-    steps = doctor._steps(config, 1000)
-    assert steps == {"1-pretrain": 100, "3-self": 5 * 2 * 3 + 7 + 11, "5-semi": 40}
-    seconds = doctor._seconds(config, 1000, steps, step=1.0, head_step=0.5)
-    one = 1 / 40
-    assert seconds["1-pretrain"] == pytest.approx(100 + one * 4 * 1000)
-    assert seconds["2-embed"] == pytest.approx(one * 9 * 1000)
-    assert seconds["3-self"] == pytest.approx(24)
-    assert seconds["5-semi"] == pytest.approx(one * (40 * (15 + 3 * 20) + 6 * 1000))
-    scan = resolve(make_request(n_clusters=10, method="scan", overrides=overrides), facts)
-    steps = doctor._steps(scan, 1000)
-    assert steps == {"1-pretrain": 100, "3-self": 11, "5-semi": 30}
-    assert doctor._seconds(scan, 1000, steps, 1.0, 0.5)["5-semi"] == pytest.approx(one * (30 * 8 * 4 + 6 * 1000))
+@pytest.fixture(scope="module")
+def encoders(photos: Path, timm: ModuleType) -> Path:
+    """The folder of the photos, with weights of a model of timm, embeddings, and a finished run."""
+    torch.manual_seed(0)
+    save_file(timm.create_model("test_resnet").state_dict(), photos.parent / "timm.safetensors")
+    np.save(photos.parent / "embeddings.npy", np.random.default_rng(0).normal(size=(35, 6)).astype(np.float32))
+    pipeline.fit(open_source(photos), request(), photos.parent / "run")
+    return photos.parent
 
 
-def test_the_stopwatch_leaves_out_the_first_step_and_ends_after_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [100.0]
-    monkeypatch.setattr(doctor.time, "perf_counter", lambda: now[0])
-    watch = doctor._Stopwatch()
-    with watch.task("reading images", 10) as task:
-        task.advance()
-    assert watch.steps == 0
-    with watch.task("1 pretrain (MoCo v2)", 200) as task:
-        for seconds in (30, 0.25, 0.25, 0.25):
-            now[0] += seconds
-            task.advance()
-        now[0] += 0.25
-        with pytest.raises(doctor._EnoughError):
-            task.advance()
-    assert watch.steps == 4
-    assert watch.per_step == pytest.approx(0.25)
+@pytest.mark.parametrize(
+    ("encoder", "stages", "chosen"),
+    [
+        ("timm:test_resnet@timm.safetensors", {"2-embed", "3-self", "5-semi"}, "32 x 32 pixels, colour, timm:test_"),
+        ("checkpoint:run", {"2-embed", "3-self", "5-semi"}, "32 x 32 pixels, colour, checkpoint:run, method spice"),
+        ("embeddings:embeddings.npy", {"2-embed", "3-self"}, "embeddings:embeddings.npy, method spice"),
+    ],
+)
+def test_the_plan_of_a_given_encoder_is_what_fit_does_with_it(
+    encoder: str, stages: set[str], chosen: str, encoders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(encoders)
+    few = {name: part for name, part in TINY.items() if name != "pretrain"}
+    size = 32 if encoder.startswith("timm") else None
+    asked = request(few, encoder=encoder, image_size=size)
+    found = examine(open_source("photos"), asked)
+    assert found.near == [("03 resaved.jpg", "03.png"), ("07 larger.png", "07.png")]
+    assert found.plan is not None
+    pipeline.fit(open_source("photos"), asked, tmp_path / "run")
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert found.plan.config.model_dump() == record["config"]
+    assert found.plan.costs.steps.keys() == stages - {"2-embed"}
+    assert found.plan.costs.seconds.keys() == stages
+    assert (found.plan.costs.seconds["2-embed"] > 0) == (size is not None or "checkpoint" in encoder)
+    lines = report(found, clusters_asked=True).splitlines()
+    assert any(line.startswith(f"chosen       {chosen}") for line in lines)
+    assert any(line.startswith("views        none: ") for line in lines) == encoder.startswith("embeddings")
 
 
-def test_the_stopwatch_ends_with_stage_1(monkeypatch: pytest.MonkeyPatch) -> None:
-    watch = doctor._Stopwatch()
-    with watch.task("1 pretrain (MoCo v2)", 3) as task:
-        for _ in range(3):
-            task.advance()
-    with pytest.raises(doctor._EnoughError), watch.task("2 embed", 3):
-        pass
-    assert watch.steps == 2
+@pytest.mark.parametrize(
+    ("encoder", "reported"),
+    [
+        ("embeddings:short.npy", True),
+        ("timm:test_resnet@other.safetensors", True),
+        ("checkpoint:nowhere.pth", False),
+    ],
+)
+def test_an_encoder_that_fit_would_refuse_is_refused(
+    encoder: str,
+    reported: bool,
+    encoders: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(encoders)
+    np.save("short.npy", np.ones((7, 6), np.float32))
+    save_file({"conv.weight": torch.ones(2)}, "other.safetensors")
+    told = []
+    for words in (["doctor"], ["fit", "--out", str(tmp_path / "new")]):
+        monkeypatch.setattr(sys, "argv", ["spiceclust", *words, "photos", "--clusters", "3", "--encoder", encoder])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        assert caught.value.code == 2
+        told.append(capsys.readouterr())
+    assert told[0].err.splitlines()[-1] == told[1].err.splitlines()[-1]
+    assert ("34 distinct images" in told[0].out) == reported
+
+
+def test_a_data_set_of_the_paper_is_planned_with_its_encoder_and_its_unlabelled_images(tmp_path: Path) -> None:
+    write_stl(tmp_path)  # 5 images, and 4 that only stage 1 sees
+    plan = examine(open_source(f"stl10:{tmp_path}"), request(n_clusters=2, preset="paper", image_size=8)).plan
+    assert plan is not None
+    assert plan.config.backbone == "wrn37_2"
+    assert (plan.config.pretrain.epochs, plan.config.pretrain.batch_size) == (1, 5)
+    assert plan.costs.steps["1-pretrain"] == 9 // 5
 
 
 def test_what_fit_refuses_is_refused_after_the_report(tmp_path: Path, photos: Path) -> None:

@@ -137,7 +137,7 @@ def _fit(
     images = load(source, size, channels, context.progress)
     pixels = torch.from_numpy(images.pixels)
     views = choose_domain(pixels)
-    config = resolve(request, _facts(images, native, views, source.benchmark, given))
+    config = resolve(request, facts_of(images, native, views, source.benchmark, given))
     refuse_differences(folder, earlier, config.model_dump(), images.fingerprint)
     why = f"chosen: {views.reason}" if request.views == "auto" else "as asked"
     if given and given.vectors:
@@ -385,7 +385,16 @@ def _each(names: Iterable[str], stage: Callable[[str, Context], Artefact]) -> Ca
     return lambda context: bundle({name: stage(name, context.within(name)) for name in names})
 
 
-def _facts(images: Images, native: int, views: DomainChoice, benchmark: str, given: Given | None) -> Facts:
+def facts_of(images: Images, native: int, views: DomainChoice, benchmark: str, given: Given | None) -> Facts:
+    """What a config follows from, beside the request.
+
+    Args:
+        images: as they were read.
+        native: median shorter side of the originals, pixels.
+        views: which views fit.
+        benchmark: which data set of the paper this is, if one.
+        given: the encoder, where it is not learned.
+    """
     n, channels = images.pixels.shape[:2]
     grey_or_colour: Literal[1, 3] = 3 if channels == 3 else 1
     facts = Facts(n_images=n, native_size=native, channels=grey_or_colour, domain=views.domain, benchmark=benchmark)
