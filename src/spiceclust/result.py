@@ -28,6 +28,8 @@ class Result:
         typicality: (n,) float32 in [-1, 1], cosine similarity of the embedding to its cluster's mean embedding.
         run: run.json: config, versions, seed, source, device, times, choices and their reasons.
         metrics: metrics.json: label-free scores per stage; after `evaluate` also acc, nmi, ari, ece, ...
+        positions: (n, 2) float32, the embeddings in the plane, for maps; zeros for a quarantined row. None for
+            predictions, and for runs that were made before there were any.
     """
 
     rows: list[Row]
@@ -37,6 +39,7 @@ class Result:
     typicality: NDArray[np.float32]
     run: dict[str, Any]
     metrics: dict[str, Any]
+    positions: NDArray[np.float32] | None = None
 
     @property
     def n_clusters(self) -> int:
@@ -64,6 +67,8 @@ class Result:
             "reliable": self.reliable.astype(np.uint8),
             "typicality": self.typicality,
         }
+        if self.positions is not None:
+            arrays["positions"] = self.positions
         write_bytes(folder / "result.safetensors", save(arrays))
         write_text(folder / "clusters.csv", self.to_csv())
         write_json(folder / "metrics.json", self.metrics)
@@ -107,6 +112,7 @@ class Result:
                 typicality=arrays["typicality"],
                 run=read_json(folder / "run.json"),
                 metrics=read_json(folder / "metrics.json"),
+                positions=arrays.get("positions"),
             )
         except (SafetensorError, OSError) as error:
             raise RunFolderError(f"{path} is damaged ({error}): {DAMAGED}") from None

@@ -48,8 +48,11 @@ def evaluate(result: Result, truth: Mapping[str, str]) -> tuple[Scores, Trust]:
 
 def write_scores(folder: Path, result: Result, scores: Scores, trust: Trust) -> dict[str, Any]:
     """Adds the fields of both to metrics.json; returns what was added."""
-    match = {str(cluster): name for cluster, name in scores.match.items()}
-    added = {**scores._asdict(), **trust._asdict(), "match": match}
+    by_cluster = {
+        field: {str(cluster): found for cluster, found in getattr(scores, field).items()}
+        for field in ("match", "confusion")
+    }
+    added = {**scores._asdict(), **trust._asdict(), **by_cluster}
     write_json(folder / "metrics.json", {**result.metrics, **added})
     return added
 
