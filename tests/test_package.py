@@ -20,6 +20,7 @@ HOMES = {
     "TrainingError": "spiceclust.errors",
     "contact_sheet": "spiceclust.outputs.contact_sheet",
     "export": "spiceclust.exports",
+    "report": "spiceclust.exports",
 }
 HEAVY = {"torch", "numpy", "scipy", "sklearn", "PIL", "pyarrow", "pydantic", "typer", "rich"}
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from spiceclust.errors import SpiceError as SpiceError
     from spiceclust.errors import TrainingError as TrainingError
     from spiceclust.exports import export as export
+    from spiceclust.exports import report as report
     from spiceclust.outputs.contact_sheet import contact_sheet as contact_sheet
     from spiceclust.result import Result as Result
 
@@ -28,6 +29,7 @@ _HOMES = {
     "Result": "result",
     "contact_sheet": "outputs.contact_sheet",
     "export": "exports",
+    "report": "exports",
     **dict.fromkeys(
         ("SpiceError", "InputError", "SourceError", "ConfigError", "RunFolderError", "TrainingError"), "errors"
     ),

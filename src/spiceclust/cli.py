@@ -41,12 +41,15 @@ def demo(
 ) -> None:
     """Cluster 1,797 handwritten digits, which come with a dependency, and compare with the true digits."""
     fit(source="builtin:digits", clusters=10, out=out, seed=seed, device=device)
+    from spiceclust.data.sources import open_source
     from spiceclust.outputs.evaluate import evaluate, read_truth, write_scores
+    from spiceclust.outputs.report.page import write_report
     from spiceclust.result import Result
 
     result = Result.load(out)
     scores, trust = evaluate(result, read_truth("digits", result))
     write_scores(out, result, scores, trust)
+    write_report(out, Result.load(out), open_source("builtin:digits"))
     print(f"accuracy {scores.acc:.3f}, NMI {scores.nmi:.3f}, ARI {scores.ari:.3f} against the true digits, which")
     print("the clustering never saw. Next: spiceclust fit YOUR_FOLDER --clusters 10 --out runs/mine")
 
@@ -87,6 +90,7 @@ def fit(
     from spiceclust import pipeline
     from spiceclust.data.sources import open_source
     from spiceclust.outputs.contact_sheet import write_contact_sheet
+    from spiceclust.outputs.report.page import write_report
     from spiceclust.progress import for_stderr
     from spiceclust.run_folder import locked
 
@@ -94,11 +98,12 @@ def fit(
     result = pipeline.fit(images, request, out, device=device, progress=progress, compile=compile)
     with locked(out, progress):
         write_contact_sheet(out / "contact_sheet.png", result, images.picture)
+        page = write_report(out, result, images, progress=progress)
     clustered = int((result.labels >= 0).sum())
     for line in result.run["warnings"]:
         print(f"warning: {line}", file=sys.stderr)
     print(f"{clustered} images in {result.n_clusters} clusters, {int(result.reliable.sum())} of them reliable")
-    print(f"{out / 'clusters.csv'}  {out / 'contact_sheet.png'}")
+    print(f"{out / 'clusters.csv'}  {out / 'contact_sheet.png'}  {page}")
 
 
 @app.command()
@@ -148,7 +153,21 @@ def evaluate(
 
     result = Result.load(run)
     scores, trust = evaluate(result, read_truth(labels, result))
-    print(json.dumps(write_scores(run, result, scores, trust), indent=2, ensure_ascii=False))
+    added = write_scores(run, result, scores, trust)
+    added.pop("confusion")  # long; in metrics.json and in the report
+    print(json.dumps(added, indent=2, ensure_ascii=False))
+
+
+@app.command()
+def report(
+    run: RunArgument,
+    source: Annotated[str | None, typer.Option(help="The images; those that were clustered if not given.")] = None,
+) -> None:
+    """Write what a finished run found as one page, RUN/report.html, that opens in any browser."""
+    from spiceclust.exports import report as write_page
+    from spiceclust.progress import for_stderr
+
+    print(write_page(run, source=source, progress=for_stderr()))
 
 
 @app.command()
@@ -207,12 +226,13 @@ def doctor(
         overrides=_read_overrides(config),
     )
     from spiceclust.data.sources import open_source
-    from spiceclust.doctor import examine, report
+    from spiceclust.doctor import examine
+    from spiceclust.doctor import report as told
     from spiceclust.errors import SourceError
     from spiceclust.progress import for_stderr
 
     findings = examine(open_source(source), request, device=device, progress=for_stderr())
-    print(report(findings, clusters is not None))
+    print(told(findings, clusters is not None))
     if findings.refusal:
         raise SourceError(findings.refusal)
 

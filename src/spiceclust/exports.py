@@ -1,4 +1,4 @@
-"""A finished run in a form that others use: its images by cluster, its labels as a table, or its classifier."""
+"""A finished run in a form that others use: its images by cluster, its labels as a table, its classifier, a report."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Any, Final
 
 from spiceclust.config import choose
 from spiceclust.data.sources import open_source
-from spiceclust.errors import ConfigError
+from spiceclust.errors import ConfigError, SourceError
 from spiceclust.outputs.export import Exported, export_images
 from spiceclust.outputs.layouts import LAYOUTS
-from spiceclust.progress import Progress
+from spiceclust.outputs.originals import source_of
+from spiceclust.outputs.report.page import write_report
+from spiceclust.progress import Progress, Silent
 from spiceclust.result import Result
 
 # How to open each kind; `{}` stands for the folder.
@@ -67,3 +69,32 @@ def export(
 
     export_model(Path(run), Path(to), kind, hint, encoder)
     return Exported(Path(to), 0, [])
+
+
+def report(run: str | Path, *, source: Any = None, progress: Progress | None = None) -> Path:
+    """Writes what a finished run found as one page, `report.html` in its folder, which needs no network.
+
+    Args:
+        run: a run folder.
+        source: the images, as in `fit`; None opens those that were clustered. Where these are not there any more, the
+            report is made without pictures, and says so.
+        progress: told of each picture that is read, and of pictures that are missing; silent by default.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        SourceError: the images that are given cannot be opened.
+        RunFolderError: `run` is not a finished run, or cannot be written.
+    """
+    folder, told = Path(run), progress or Silent()
+    result = Result.load(folder)
+    images, missing = None, ""
+    try:
+        images = source_of(result) if source is None else open_source(source, exclude=[folder])
+    except SourceError as error:
+        if source is not None:
+            raise
+        missing = str(error)
+        told.say(f"no pictures: {missing}")
+    return write_report(folder, result, images, missing=missing, progress=told)

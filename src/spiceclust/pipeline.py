@@ -27,6 +27,7 @@ from spiceclust.data.sources import Source
 from spiceclust.data.views import Views
 from spiceclust.errors import RunFolderError
 from spiceclust.files import sha256_json
+from spiceclust.functional.plane import principal_plane
 from spiceclust.functional.prototypes import typicality
 from spiceclust.given import NOTHING, Given, Own, open_encoder, open_views
 from spiceclust.manifest import write_manifest
@@ -443,6 +444,7 @@ def _result(
         typicality=_spread(images, typicality(labels, embeddings, probabilities.shape[1]), 0),
         run=record,
         metrics=metrics,
+        positions=_spread(images, principal_plane(embeddings), 0),
     )
 
 

@@ -34,6 +34,8 @@ class Result:
         typicality: (n,) float32 in [-1, 1], cosine similarity of the embedding to its cluster's mean embedding.
         run: run.json: config, versions, seed, source, device, times, choices and their reasons.
         metrics: metrics.json: label-free scores per stage; after `evaluate` also acc, nmi, ari, ece, ...
+        positions: (n, 2) float32, the embeddings in the plane, for maps; zeros for a quarantined row. None for
+            predictions, and for runs that were made before there were any.
     """
 
     rows: list[Row]
@@ -43,6 +45,7 @@ class Result:
     typicality: NDArray[np.float32]
     run: dict[str, Any]
     metrics: dict[str, Any]
+    positions: NDArray[np.float32] | None = None
 
     @property
     def n_clusters(self) -> int:
@@ -74,6 +77,8 @@ class Result:
             "reliable": self.reliable.astype(np.uint8),
             "typicality": self.typicality,
         }
+        if self.positions is not None:
+            arrays["positions"] = self.positions
         write_manifest(folder, self.rows)
         write_bytes(folder / ARRAYS, save(arrays))
         write_text(folder / "clusters.csv", self.to_csv())
@@ -122,6 +127,7 @@ class Result:
                 typicality=arrays["typicality"],
                 run=record,
                 metrics=_read_metrics(folder, listed.get(ARRAYS)),
+                positions=arrays.get("positions"),
             )
         except (SafetensorError, OSError) as error:
             raise RunFolderError(f"{path} is damaged ({error}): {DAMAGED}") from None

@@ -6,6 +6,7 @@ import glob
 import os
 import stat
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -57,7 +58,7 @@ def open_source(source: str | Path | NDArray[Any] | Sequence[str | Path], exclud
         if colon and kind == "builtin":
             if source not in BUILTIN:
                 raise SourceError(f"unknown built-in data set {source!r}: choose one of {', '.join(BUILTIN)}")
-            return open_array(BUILTIN[source](), source)
+            return replace(open_array(BUILTIN[source](), source), root=source)
         if colon and kind == "hf":
             return open_hugging_face(rest)
         if colon and kind in BENCHMARKS:

@@ -24,6 +24,7 @@ class Scores(NamedTuple):
         ari: adjusted Rand index in [-0.5, 1].
         n: images scored.
         match: cluster number to class name, for the clusters that the match pairs.
+        confusion: cluster number to class name to how many images are in both, without those that would be 0.
     """
 
     acc: float
@@ -31,6 +32,7 @@ class Scores(NamedTuple):
     ari: float
     n: int
     match: dict[int, str]
+    confusion: dict[int, dict[str, int]]
 
 
 class Trust(NamedTuple):
@@ -71,6 +73,10 @@ def score_clusters(clusters: NDArray[np.int64], classes: NDArray[np.generic]) ->
             int(numbers[row]): str(names[column])
             for row, column in zip(paired_rows, paired_columns, strict=True)
             if counts[row, column]
+        },
+        confusion={
+            int(number): {str(name): count for name, count in zip(names, row, strict=True) if count}
+            for number, row in zip(numbers, counts.tolist(), strict=True)
         },
     )
 

@@ -53,8 +53,11 @@ def write_scores(folder: Path, result: Result, scores: Scores, trust: Trust) -> 
     Raises:
         RunFolderError: it cannot be written, or another process is writing there.
     """
-    match = {str(cluster): name for cluster, name in scores.match.items()}
-    added = {**scores._asdict(), **trust._asdict(), "match": match}
+    by_cluster = {
+        field: {str(cluster): found for cluster, found in getattr(scores, field).items()}
+        for field in ("match", "confusion")
+    }
+    added = {**scores._asdict(), **trust._asdict(), **by_cluster}
     with locked(folder, Silent()):
         write_metrics(folder, {**result.metrics, **added})
     return added

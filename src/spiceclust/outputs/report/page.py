@@ -1,0 +1,172 @@
+"""The report: a finished run as one HTML file that opens from disk and asks the network for nothing.
+
+Everything that comes from a run is text in one block of JSON; the page builds itself from it, and sets text alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from functools import cache
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spiceclust.data.sources import Source
+from spiceclust.files import write_text
+from spiceclust.outputs.report.atlas import COLUMNS, PER_ATLAS, Tiles, draw_tiles
+from spiceclust.outputs.report.cards import Card, cards_of, runners_up
+from spiceclust.outputs.report.story import choices, curves, heads, scores, truth
+from spiceclust.progress import Progress, Silent
+from spiceclust.result import Result
+
+SCRIPTS: Final = ("tiles.js", "charts.js", "map.js", "page.js")  # in the order in which they build on each other
+STEPS: Final = 65_535  # places along the longer side of the map
+
+
+def write_report(
+    folder: Path, result: Result, source: Source | None, *, missing: str = "", progress: Progress | None = None
+) -> Path:
+    """Writes `report.html` into the folder of a finished run, atomically, and returns its path.
+
+    Args:
+        folder: the run; the losses of its stages are read from it.
+        result: the run.
+        source: its images; those that it does not hold as they were are shown as empty tiles. None where there is none.
+        missing: why there is none, for the page.
+        progress: told of each picture that is read.
+
+    Raises:
+        RunFolderError: the file cannot be written.
+    """
+    cards = cards_of(result)
+    tiles = Tiles([], {})
+    if source is not None:
+        tiles = draw_tiles(source, result.rows, *_order(result, cards), progress or Silent())
+    name = folder.resolve().name
+    content = {
+        "name": name,
+        "source": result.run.get("source", ""),
+        "missing": missing,
+        "counts": _counts(result),
+        "warnings": result.run.get("warnings", []),
+        "choices": choices(result),
+        "scores": scores(result),
+        "heads": heads(result),
+        "clusters": _clusters(result, cards),
+        "points": _points(result, tiles),
+        "atlases": {
+            "columns": COLUMNS,
+            "perAtlas": PER_ATLAS,
+            "sheets": [{"side": sheet.side, "image": _base64(sheet.content)} for sheet in tiles.atlases],
+        },
+        "curves": curves(folder),
+        "quarantined": [(row.path, row.reason) for row in result.rows if row.status == "quarantined"],
+        "truth": truth(result),
+    }
+    path = folder / "report.html"
+    write_text(path, page(name, content))
+    return path
+
+
+def page(title: str, content: dict[str, Any]) -> str:
+    """The whole HTML file.
+
+    Args:
+        title: for the window.
+        content: JSON values, which the scripts know by their names.
+    """
+    style, script = _asset("page.css"), "\n".join(_asset(name) for name in SCRIPTS)
+    policy = (
+        f"default-src 'none'; img-src data:; style-src {_digest(style)}; script-src {_digest(script)}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    return Template(_asset("page.html")).substitute(
+        policy=escape(policy, quote=True),
+        title=escape(title),
+        style=style,
+        script=script,
+        content=json_for_html(content),
+    )
+
+
+def json_for_html(content: Any) -> str:
+    """JSON that can stand in a script element: nothing in it ends the element or opens a comment."""
+    text = json.dumps(content, separators=(",", ":"), allow_nan=False)
+    for sign in "<>&":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return text
+
+
+def _order(result: Result, cards: list[Card]) -> tuple[list[int], list[int]]:
+    """The rows that cards show, those that every card needs most first, and all others in a fixed random order."""
+    lists = [rows for kind in ("typical", "doubtful", "between") for rows in (getattr(card, kind) for card in cards)]
+    first = list(dict.fromkeys(row for rows in lists for row in rows))
+    ok = np.array([row.status == "ok" for row in result.rows], dtype=bool)
+    ok[first] = False
+    return first, np.random.default_rng(0).permutation(np.flatnonzero(ok)).tolist()
+
+
+def _counts(result: Result) -> dict[str, int]:
+    statuses = [row.status for row in result.rows]
+    clustered = result.labels >= 0
+    return {
+        "images": int(clustered.sum()),
+        "clusters": result.n_clusters,
+        "empty": result.n_clusters - len(np.unique(result.labels[clustered])),
+        "reliable": int(result.reliable.sum()),
+        "duplicates": statuses.count("duplicate"),
+        "quarantined": statuses.count("quarantined"),
+    }
+
+
+def _clusters(result: Result, cards: list[Card]) -> list[dict[str, Any]]:
+    """The cards, with numbers of points in the place of rows."""
+    point = (np.cumsum(result.labels >= 0) - 1).tolist()
+    kinds = ("typical", "doubtful", "between")
+    return [card._asdict() | {kind: [point[row] for row in getattr(card, kind)] for kind in kinds} for card in cards]
+
+
+def _points(result: Result, tiles: Tiles) -> dict[str, Any]:
+    """Every clustered image, in columns: text as it is, numbers as base64 of little-endian integers."""
+    rows = np.flatnonzero(result.labels >= 0)
+    places = [tiles.places.get(result.rows[row].sha256, -1) for row in rows.tolist()]
+    return {
+        "paths": [result.rows[row].path for row in rows.tolist()],
+        "labels": _packed(result.labels[rows], "<u2"),
+        "runnersUp": _packed(runners_up(result)[rows], "<u2"),
+        "confidence": _packed(np.rint(result.confidence[rows] * STEPS), "<u2"),
+        "reliable": _packed(result.reliable[rows], "<u1"),
+        "tiles": _packed(np.array(places, dtype=np.int64), "<i4"),
+        "positions": None if result.positions is None else _packed(_fitted(result.positions[rows]), "<u2"),
+    }
+
+
+def _fitted(positions: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(n, 2) in [0, `STEPS`]: centred, both axes on one scale."""
+    low, high = positions.min(axis=0), positions.max(axis=0)
+    span = max(float((high - low).max()), 1e-12)
+    return np.asarray(np.rint(((positions - (low + high) / 2) / span + 0.5) * STEPS), dtype=np.float64)
+
+
+def _packed(values: NDArray[Any], kind: str) -> str:
+    return _base64(np.ascontiguousarray(values.astype(kind)).tobytes())
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode("ascii")
+
+
+def _digest(text: str) -> str:
+    return f"'sha256-{_base64(hashlib.sha256(text.encode()).digest())}'"
+
+
+@cache
+def _asset(name: str) -> str:
+    return files("spiceclust.outputs.report").joinpath(name).read_text("utf-8")
