@@ -3,7 +3,7 @@
     python benchmarks/faults.py --kinds kill writes artefacts images degenerate --full
     python benchmarks/faults.py --kinds kill --counts 10 --seed 1
 
-A kind is a module of `_faults/`. Kinds that were run at other times stay in the results, each with its commit and command.
+A kind is a module of `_faults/`. Kinds of other times stay in the results, each with its commit and command.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ def main(words: list[str] | None = None) -> None:
     counts = options.counts or [KINDS[kind][0 if options.full else 1] for kind in options.kinds]
     for kind, count in zip(options.kinds, counts, strict=True):
         module, start = importlib.import_module(f"_faults.{kind}"), time.perf_counter()
-        with tempfile.TemporaryDirectory(prefix="faults-") as folder:
-            found = module.run(count, options.seed, Path(folder))
-        about = {
+        about: dict[str, Any] = {
             "command": f"python benchmarks/faults.py --kinds {kind} --counts {count} --seed {options.seed}",
             "date": str(date.today()),
             "commit": commit(),
             "machine": machine("cpu"),
-            "minutes": round((time.perf_counter() - start) / 60, 1),
             "title": (module.__doc__ or kind).splitlines()[0],
         }
+        with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+            found = module.run(count, options.seed, Path(folder))
+        about["minutes"] = round((time.perf_counter() - start) / 60, 1)
         stem = options.out / "faults"
         earlier: dict[str, Any] = read_json(stem.with_suffix(".json")) if stem.with_suffix(".json").exists() else {}
         results = {**earlier, kind: {**about, "found": found}}

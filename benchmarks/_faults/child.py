@@ -70,10 +70,10 @@ def make_place(folder: Path) -> None:
     (folder / "brief.json").write_text(json.dumps(BRIEF))
 
 
-def start(words: list[str], folder: Path, *, every: int, fault: Fault = Fault()) -> BaseProcess:  # noqa: B008
+def start(words: list[str], folder: Path, *, every: int, fault: Fault = Fault()) -> BaseProcess:
     """Starts `spiceclust WORDS` in `folder`, with a snapshot before every `every`-th step.
 
-    What it prints goes to `said.txt`, and what it was doing when it was hit, or the number of its calls, to `note.json`.
+    What it prints goes to `said.txt`, and the call at which it was hit, or the number of its calls, to `note.json`.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
@@ -82,7 +82,7 @@ def start(words: list[str], folder: Path, *, every: int, fault: Fault = Fault())
     return process
 
 
-def run(words: list[str], folder: Path, *, every: int, fault: Fault = Fault()) -> int:  # noqa: B008
+def run(words: list[str], folder: Path, *, every: int, fault: Fault = Fault()) -> int:
     """As `start`, and waits; returns the exit code, below zero for a signal."""
     process = start(words, folder, every=every, fault=fault)
     process.join()

@@ -1,4 +1,4 @@
-"""Runs that are killed, at random moments or within a write, and resumed: they must end with the unbroken run's bytes."""
+"""Runs that are killed, at random moments or within a write, and resumed: they end with the unbroken run's bytes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+
 from _faults import child
 from _faults.child import FIT, RESULTS, Fault
 
