@@ -286,6 +286,18 @@ def test_ctrl_c_exits_with_130_and_the_run_can_go_on(place: Path, tmp_path: Path
     assert "no finished model" in unfinished.stderr
 
 
+def test_fit_ends_with_what_it_warns_of(place: Path, tmp_path: Path) -> None:
+    shown = place / "photos/kind 0"
+    signs = np.where(np.arange(len(list(shown.iterdir()))) < 4, 1.0, -1.0)
+    np.save(tmp_path / "e.npy", np.outer(signs, [1.0, 2.0]))
+    asked = ["--clusters", "3", "--out", str(tmp_path / "run"), "--config", "tiny.json"]
+    done = command(place, "fit", str(shown), *asked, "--encoder", f"embeddings:{tmp_path / 'e.npy'}")
+    assert done.returncode == 0, done.stderr
+    warnings = json.loads((tmp_path / "run/run.json").read_text())["warnings"]
+    assert "1 of 3 clusters hold no image: ask for 2" in warnings
+    assert done.stderr.splitlines()[-len(warnings) :] == [f"warning: {line}" for line in warnings]
+
+
 def test_fit_and_predict_take_ready_embeddings(place: Path, tmp_path: Path) -> None:
     shown = place / "photos/kind 0"
     n = len(list(shown.iterdir()))

@@ -13,7 +13,7 @@ from PIL import Image
 from spiceclust import pipeline, prediction
 from spiceclust.config import Request, make_request
 from spiceclust.data.sources import open_source
-from spiceclust.errors import ConfigError, RunFolderError, SourceError
+from spiceclust.errors import ConfigError, RunFolderError, SourceError, TrainingError
 from spiceclust.files import read_sealed, write_sealed
 from spiceclust.functional.metrics import score_clusters
 from spiceclust.manifest import read_manifest
@@ -124,6 +124,27 @@ def test_the_run_folder_is_complete_and_says_what_was_done(run: Path) -> None:
     assert record["clustering"] == max(together, key=together.get)
     assert record["shipped"] == metrics["guard"][record["clustering"]]["shipped"]
     assert not list(run.rglob("*.pkl")) + list(run.rglob("*.pt"))
+
+
+def test_a_training_that_breaks_keeps_what_is_finished_and_the_run_goes_on_elsewhere(
+    photos: Path, run: Path, tmp_path: Path
+) -> None:
+    broken, whole = tmp_path / "broken", tmp_path / "whole"
+    for stage in pipeline.SHARED:
+        shutil.copytree(run / stage, broken / stage)
+    steep = request({**TINY, "semi": {"steps": 4, "learning_rate": 1e30}})
+    for _ in range(2):  # the same command again says the same
+        with pytest.raises(TrainingError, match=r"at step \d of 4; semi\.learning_rate=1e\+30 is the likely cause"):
+            pipeline.fit(open_source(photos), steep, broken)
+        assert [stage for stage in STAGES if (broken / stage).exists()] == STAGES[:4]
+    for stage in STAGES[:4]:
+        assert all(tensor.isfinite().all() for tensor in tensors_of(broken / stage).values())
+    with pytest.raises(RunFolderError, match=r"semi\.learning_rate 1e\+30 there, 0\.01 now.*another folder"):
+        pipeline.fit(open_source(photos), request(), broken)
+    for stage in pipeline.SHARED:  # what the message says can be done
+        shutil.copytree(broken / stage, whole / stage)
+    pipeline.fit(open_source(photos), request(), whole)
+    assert (whole / "clusters.csv").read_bytes() == (run / "clusters.csv").read_bytes()
 
 
 def test_images_that_stay_in_host_memory_change_no_byte(
