@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -124,19 +123,7 @@ def predict(
     model, images = prediction.open_model(run, device), open_inputs(source, exclude=[run, out, parts_folder(out)])
     prediction.check_inputs(model, images)  # before the table's parts have a folder
     table = Table(out, prediction.key_of(model, images))
-    first, start = min(len(table.parts) * prediction.chunk_size(model), len(images)), time.perf_counter()
-    if first:
-        print(f"taken up again after {first} of {len(images)}", file=sys.stderr)
-    for chunk in prediction.stream(model, images, for_stderr(), first=first):
-        for row in chunk.rows:
-            if row.status == "quarantined":
-                print(f"not read: {row.path}: {row.reason}", file=sys.stderr)
-        table.append(chunk.columns())
-    if not table.rows:
-        table.discard()
-        raise SourceError(f"{images.description}: none of {len(images)} can be read, so there is nothing to write")
-    rate = (len(images) - first) / (time.perf_counter() - start)
-    table.finish()
+    rate = prediction.fill(table, model, images, for_stderr())
     print(f"{table.rows} images in {out}, {len(images) - table.rows} could not be read; {rate:,.0f} images/s")
 
 
@@ -228,7 +215,6 @@ def doctor(
     from spiceclust.data.sources import open_source
     from spiceclust.doctor import examine
     from spiceclust.doctor import report as told
-    from spiceclust.errors import SourceError
     from spiceclust.progress import for_stderr
 
     findings = examine(open_source(source), request, device=device, progress=for_stderr())

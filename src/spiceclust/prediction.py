@@ -5,12 +5,13 @@ n images of a source (files that cannot be read included), C clusters, D feature
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -60,6 +61,21 @@ class Chunk:
             "confidence": self.probabilities[there].max(axis=1, initial=0).tolist(),
             "novelty": self.novelty[there].tolist(),
         }
+
+
+class GrowingTable(Protocol):
+    """What a table is to `fill`, such as `outputs.table.Table`: parts that are there, and parts that are added."""
+
+    parts: list[Path]
+
+    @property
+    def rows(self) -> int: ...
+
+    def append(self, columns: dict[str, list[Any]]) -> None: ...
+
+    def finish(self) -> None: ...
+
+    def discard(self) -> None: ...
 
 
 def open_model(folder: Path, device: str = "auto", own: nn.Module | None = None) -> Model:
@@ -119,6 +135,36 @@ def stream(model: Model, source: Inputs, progress: Progress, *, first: int = 0) 
     if isinstance(source, Vectors):
         return _of_vectors(model, source, progress, first)
     return _of_images(model, source, progress, first)
+
+
+def fill(table: GrowingTable, model: Model, source: Inputs, progress: Progress) -> float:
+    """Writes what the model says of a source, chunk by chunk, into a table, from where an earlier call was cut off.
+
+    Args:
+        table: with the parts of the first chunks, or none; it is finished then, or discarded if nothing can be read.
+        model, source: as in `stream`; `key_of` both tells whether the parts that are there are theirs.
+        progress: told of each image, and of each that cannot be read.
+
+    Returns:
+        Images a second, of those that were not there already.
+
+    Raises:
+        SourceError: as `check_inputs`, or not one image is readable.
+    """
+    first, start = min(len(table.parts) * chunk_size(model), len(source)), time.perf_counter()
+    if first:
+        progress.say(f"taken up again after {first} of {len(source)}")
+    for chunk in stream(model, source, progress, first=first):
+        for row in chunk.rows:
+            if row.status == "quarantined":
+                progress.say(f"not read: {row.path}: {row.reason}")
+        table.append(chunk.columns())
+    if not table.rows:
+        table.discard()
+        raise SourceError(f"{source.description}: none of {len(source)} can be read, so there is nothing to write")
+    rate = (len(source) - first) / (time.perf_counter() - start)
+    table.finish()
+    return rate
 
 
 def key_of(model: Model, source: Inputs) -> str:
