@@ -621,12 +621,14 @@ def test_a_jpeg_is_decoded_at_the_smallest_scale_that_leaves_twice_the_side(size
     content = encode(Image.fromarray(photo(803, 501)), "jpeg")
     seen: list[tuple[int, ...]] = []
 
-    def watch(image: Pixels, side: int) -> Pixels:
-        seen.append(image.shape[:2])
-        return square(image, side)
+    plain = module._square
+
+    def watch(picture: Image.Image, side: int) -> Image.Image:
+        seen.append(picture.size[::-1])
+        return plain(picture, side)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "square", watch)
+        patch.setattr(module, "_square", watch)
         assert decode_square(content, size)[1:] == (803, 501)
     assert seen == [shape]
 
@@ -664,10 +666,10 @@ def test_on_white_is_what_pillow_pastes(rgba: Pixels) -> None:
     assert np.array_equal(on_white(rgba), np.asarray(paper))
 
 
-def test_header_size_reads_little_of_a_large_file() -> None:
-    file = io.BytesIO(encode(Image.fromarray(noisy(1000, 800)), "png"))
-    assert header_size(file) == (1000, 800)
-    assert file.tell() < 10_000 < len(file.getvalue())
+def test_header_size_needs_little_of_a_large_file() -> None:
+    content = encode(Image.fromarray(noisy(1000, 800)), "png")
+    assert header_size(content[:10_000]) == (1000, 800)
+    assert len(content) > 10_000
 
 
 def test_no_torch_is_needed() -> None:

@@ -16,12 +16,16 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from spiceclust.data.decode import DecodeError, decode, decode_square, header_size
+from spiceclust.data.decode import DecodeError
+from spiceclust.data.decoder import Answer, Decoder
 from spiceclust.manifest import Row
 
-MAX_BYTES = 2**30  # a larger file is no photo, and reading it would fill the memory
+MAX_BYTES = 2**28  # a larger file is no photo, and reading it would fill the memory
+LARGE = 2**25  # bytes of a file that is held and decoded alone
 HEADERS = 256  # headers read to learn the native size
-AT_ONCE = 4  # images are read in parts of this many
+FRONT = 2**18  # bytes of a file in which its size is sought first: EXIF may come before it
+AT_ONCE = 16  # images are read in parts of this many,
+BATCH = 2**21  # and given to a decoder once they have this many bytes
 
 Read: TypeAlias = tuple[Row, NDArray[np.uint8] | None]
 
@@ -35,23 +39,30 @@ class Encoded(ABC):
         description: for run.json.
         root: absolute path of the folder that `paths` are relative to; empty where there is none.
         benchmark: which data set of the paper this is, if one.
+        decoder: what decodes them.
     """
 
     paths: list[str]
     description: str
     root: str = field(default="", kw_only=True)
     benchmark: str = field(default="", kw_only=True)
+    decoder: Decoder = field(default_factory=Decoder, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     @abstractmethod
-    def fetch(self, i: int) -> bytes:
+    def fetch(self, i: int, most: int = MAX_BYTES) -> bytes:
         """The encoded bytes of image `i`, from any thread.
 
         Raises:
+            LargeError: there are more than `most`.
             DecodeError: they cannot be had.
         """
+
+    def front(self, i: int) -> bytes:
+        """The first 256 KiB of image `i`, or all; otherwise as `fetch`."""
+        return self.fetch(i, LARGE)[:FRONT]
 
     def holders(self) -> Sequence[str]:
         """The files that hold the images, as far as they are known."""
@@ -70,12 +81,16 @@ class Encoded(ABC):
     def header(self, i: int) -> tuple[int, int] | None:
         """Width and height of image `i`; None when they cannot be read."""
         try:
-            return header_size(self.fetch(i))
+            front = self.front(i)
+            found = self.decoder.header(front)
+            if found is None and len(front) == FRONT:  # a TIFF may say it at its end
+                found = self.decoder.header(self.fetch(i, LARGE))
         except DecodeError:
             return None
+        return found
 
     def picture(self, i: int) -> NDArray[np.uint8]:
-        """The full picture `i`.
+        """Picture `i`, full; one of more than 16 million pixels is made smaller.
 
         Returns:
             (H, W, 3) uint8, RGB.
@@ -83,7 +98,11 @@ class Encoded(ABC):
         Raises:
             DecodeError: it cannot be read.
         """
-        return decode(self.fetch(i))
+        answer = self.decoder.picture(lambda: self.fetch(i))
+        if isinstance(answer, DecodeError):
+            raise answer
+        assert answer[0] is not None
+        return answer[0]
 
     def parts(self) -> list[range]:
         """The source in pieces that are worth one task of a thread."""
@@ -91,27 +110,60 @@ class Encoded(ABC):
 
     def read(self, part: range, size: int) -> list[Read]:
         """A row and, if readable, (size, size, 3) uint8 pixels for each image of `part`; duplicates are not sought."""
-        return [self._read(i, size) for i in part]
+        found: dict[int, Read] = {}
+        held: dict[int, bytes] = {}
+        for i in part:
+            try:
+                held[i] = self.fetch(i, LARGE)
+            except LargeError:
+                found[i] = self._read_large(i, size)
+            except DecodeError as error:
+                found[i] = self._row(i, "", error)
+            if sum(map(len, held.values())) > BATCH:
+                found |= self._read_held(held, size)
+                held = {}
+        found |= self._read_held(held, size)
+        return [found[i] for i in part]
 
-    def _read(self, i: int, size: int) -> Read:
+    def _read_held(self, held: dict[int, bytes], size: int) -> dict[int, Read]:
+        digests = [hashlib.sha256(content).hexdigest() for content in held.values()]
+        answers = self.decoder.squares(list(held.values()), size)
+        return {i: self._row(i, digest, answer) for i, digest, answer in zip(held, digests, answers, strict=True)}
+
+    def _read_large(self, i: int, size: int) -> Read:
         digest = ""
-        try:
+
+        def fetch() -> bytes:
+            nonlocal digest
             content = self.fetch(i)
             digest = hashlib.sha256(content).hexdigest()
-            pixels, width, height = decode_square(content, size)
-        except DecodeError as error:
-            return Row(self.paths[i], "quarantined", str(error), 0, 0, digest), None
+            return content
+
+        try:
+            answer = self.decoder.square(fetch, size)
+        except DecodeError as error:  # of `fetch`
+            answer = error
+        return self._row(i, digest, answer)
+
+    def _row(self, i: int, digest: str, answer: Answer) -> Read:
+        if isinstance(answer, DecodeError):
+            return Row(self.paths[i], "quarantined", str(answer), 0, 0, digest), None
+        pixels, width, height = answer
         return Row(self.paths[i], "ok", "", width, height, digest), pixels
 
 
-def refuse_large(length: int) -> None:
-    """Refuses more than `MAX_BYTES` before they are read.
+class LargeError(DecodeError):
+    """There are more bytes than asked for."""
+
+
+def refuse_large(length: int, most: int) -> None:
+    """Refuses more bytes than `most` before they are read.
 
     Raises:
-        DecodeError: there are more.
+        LargeError: there are more.
     """
-    if length > MAX_BYTES:
-        raise DecodeError(f"too large: {length:,} bytes, limit {MAX_BYTES:,}")
+    if length > most:
+        raise LargeError(f"too large: {length:,} bytes, limit {most:,}")
 
 
 def parts(n: int, step: int) -> list[range]:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from spiceclust.data.decode import DecodeError, header_size
-from spiceclust.data.encoded import Encoded, refuse_large
+from spiceclust.data.decode import DecodeError
+from spiceclust.data.encoded import FRONT, MAX_BYTES, Encoded, refuse_large
 from spiceclust.data.wording import printable, why
 from spiceclust.errors import SourceError
 
@@ -31,11 +31,11 @@ class Files(Encoded):
     def holders(self) -> list[str]:
         return self.files
 
-    def fetch(self, i: int) -> bytes:
-        return file_bytes(self.files[i])
+    def fetch(self, i: int, most: int = MAX_BYTES) -> bytes:
+        return file_bytes(self.files[i], most)
 
-    def header(self, i: int) -> tuple[int, int] | None:
-        return file_header(self.files[i])
+    def front(self, i: int) -> bytes:
+        return file_bytes(self.files[i], MAX_BYTES, FRONT)
 
 
 def in_folder(root: str, files: list[str], description: str) -> Files:
@@ -105,27 +105,17 @@ _KINDS = {
 }
 
 
-def file_bytes(path: str) -> bytes:
-    """The whole content.
+def file_bytes(path: str, most: int = MAX_BYTES, front: int = MAX_BYTES) -> bytes:
+    """The whole content, or its first `front` bytes.
 
     Raises:
-        DecodeError: not a regular file, not readable, or too large.
+        LargeError: there are more than `most` bytes in all.
+        DecodeError: not a regular file, or not readable.
     """
     file, length = open_regular(path)
     with file:
-        refuse_large(length)
+        refuse_large(length, most)
         try:
-            return file.read(length)  # not to the end: a file that grows meanwhile must not fill the memory
+            return file.read(min(length, front))  # not to the end: a file that grows must not fill the memory
         except OSError as error:
             raise DecodeError(f"cannot be read: {why(error)}") from None
-
-
-def file_header(path: str) -> tuple[int, int] | None:
-    """Width and height as displayed; None when they cannot be read."""
-    try:
-        file, length = open_regular(path)
-        with file:
-            refuse_large(length)
-            return header_size(file)
-    except DecodeError:
-        return None

@@ -8,7 +8,7 @@ from typing import Any
 
 from spiceclust.data.columns import column_of
 from spiceclust.data.decode import DecodeError
-from spiceclust.data.encoded import Encoded, refuse_large
+from spiceclust.data.encoded import MAX_BYTES, Encoded, refuse_large
 from spiceclust.data.files import file_bytes
 from spiceclust.data.wording import counted, printable, why
 from spiceclust.errors import SourceError
@@ -29,18 +29,18 @@ class HuggingFace(Encoded):
     def holders(self) -> list[str]:
         return sorted(str(file["filename"]) for file in self.dataset.cache_files)
 
-    def fetch(self, i: int) -> bytes:
+    def fetch(self, i: int, most: int = MAX_BYTES) -> bytes:
         try:
             found = self.dataset[i][self.column]
         except Exception as error:  # damaged Arrow files raise errors of many kinds
             raise DecodeError(f"cannot be read: {why(error)}") from None
         content, path = (found.get("bytes"), found.get("path")) if isinstance(found, dict) else (found, None)
         if content is not None:
-            refuse_large(len(content))
+            refuse_large(len(content), most)
             return bytes(content)
         if not path:
             raise DecodeError("empty: the row holds no bytes")
-        return file_bytes(path)
+        return file_bytes(path, most)
 
 
 def open_hugging_face(given: str) -> HuggingFace:

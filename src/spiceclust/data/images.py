@@ -10,7 +10,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spiceclust.data.arrays import Array
-from spiceclust.data.encoded import Read
+from spiceclust.data.encoded import Encoded, Read
 from spiceclust.data.sources import Source
 from spiceclust.errors import SourceError
 from spiceclust.manifest import Row
@@ -86,7 +86,7 @@ def load(source: Source, size: int, channels: Literal[1, 3] | None, progress: Pr
 
 
 def read_in_order(source: Source, size: int, progress: Progress, first: int = 0, ahead: int = 0) -> Generator[Read]:
-    """Every input from number `first` on, in the order of the source, read by as many threads as there are processors.
+    """Every input from number `first` on, in the order of the source, read by several threads.
 
     Args:
         source: from `open_source`.
@@ -98,10 +98,15 @@ def read_in_order(source: Source, size: int, progress: Progress, first: int = 0,
     Yields:
         A row and, if it is readable, (size, size, 3) uint8 pixels; duplicates are not sought.
     """
-    workers = os.cpu_count() or 1
+    # one more than there are decoders, which fetches what the next one decodes
+    threads = 1 + source.decoder.workers if isinstance(source, Encoded) else os.cpu_count() or 1
     parts = [range(max(first, part.start), part.stop) for part in source.parts() if part.stop > first]
-    with progress.task("reading images", len(source) - first) as task, ThreadPoolExecutor(workers) as pool:
-        waiting = max(2 * workers, ahead // max(1, len(parts[0]))) if parts else 1
+    with (
+        progress.task("reading images", len(source) - first) as task,
+        source.decoder if isinstance(source, Encoded) else nullcontext(),
+        ThreadPoolExecutor(threads) as pool,
+    ):
+        waiting = max(2 * threads, ahead // max(1, len(parts[0]))) if parts else 1
         for found in _in_order(pool, lambda part: source.read(part, size), parts, waiting):
             yield from found
             task.advance(len(found))

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from spiceclust.data.columns import column_of, leaf_of
 from spiceclust.data.decode import DecodeError
-from spiceclust.data.encoded import Encoded, refuse_large, spread
+from spiceclust.data.encoded import MAX_BYTES, Encoded, refuse_large, spread
 from spiceclust.data.files import open_regular
 from spiceclust.data.wording import counted, printable, several, why
 from spiceclust.errors import SourceError
@@ -49,7 +49,7 @@ class Parquet(Encoded):
     def holders(self) -> list[str]:
         return sorted({group.file for group in self.groups})
 
-    def fetch(self, i: int) -> bytes:
+    def fetch(self, i: int, most: int = MAX_BYTES) -> bytes:
         number = bisect_right(self.groups, i, key=lambda group: group.start) - 1
         group = self.groups[number]
         if group.reason:
@@ -58,7 +58,7 @@ class Parquet(Encoded):
         content = images[i - group.start].as_py()
         if content is None:
             raise DecodeError("empty: the row holds no bytes")
-        refuse_large(len(content))
+        refuse_large(len(content), most)
         return bytes(content)
 
     def sample(self) -> Iterator[int]:

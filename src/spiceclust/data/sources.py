@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from spiceclust.data.arrays import Array, array_in, open_array
 from spiceclust.data.benchmarks import BENCHMARKS, open_benchmark
 from spiceclust.data.datasets import digits
+from spiceclust.data.decoder import Decoder
 from spiceclust.data.encoded import Encoded
-from spiceclust.data.files import Files, file_header, find_files, in_folder
+from spiceclust.data.files import Files, find_files, in_folder
 from spiceclust.data.hub import open_hugging_face
 from spiceclust.data.parquet import open_parquet
 from spiceclust.data.tars import open_tars
@@ -32,7 +33,9 @@ PARQUET = (".parquet", ".pq")
 Source: TypeAlias = Encoded | Array
 
 
-def open_source(source: str | Path | NDArray[Any] | Sequence[str | Path], exclude: Sequence[Path] = ()) -> Source:
+def open_source(
+    source: str | Path | NDArray[Any] | Sequence[str | Path], exclude: Sequence[Path] = (), workers: int | None = None
+) -> Source:
     """Finds the images of a source without decoding them.
 
     Args:
@@ -43,6 +46,8 @@ def open_source(source: str | Path | NDArray[Any] | Sequence[str | Path], exclud
             `FILE.parquet#COLUMN` where several columns hold bytes. `hf:NAME_OR_PATH[:SPLIT][#COLUMN]` for the library
             `datasets`. `NAME:ROOT` for a benchmark whose files lie in ROOT.
         exclude: folders and files to leave out where they lie inside `source`: what a command writes itself.
+        workers: processes that decode images; None for one for each processor, 0 to decode in this one without limits
+            of time and memory. The images do not depend on it.
 
     Returns:
         A kind of `Encoded`, or `Array`; all have `paths`, `description`, `root`, `len()`, `native_size()`,
@@ -51,6 +56,11 @@ def open_source(source: str | Path | NDArray[Any] | Sequence[str | Path], exclud
     Raises:
         SourceError: there is nothing there, or it is of another kind.
     """
+    found = _open(source, exclude)
+    return found if isinstance(found, Array) else replace(found, decoder=Decoder(workers))
+
+
+def _open(source: Any, exclude: Sequence[Path]) -> Source:
     if isinstance(source, np.ndarray):
         return open_array(source, "array")
     if isinstance(source, str):
@@ -87,11 +97,12 @@ def _open_path(path: str, exclude: Sequence[Path]) -> Source:
         return open_array(array_in(path), f"file {shown}")
     if shards := _shards([path]):
         return shards
-    if file_header(path) is None:
+    picture = Files([shown], f"file {shown}", [path])
+    if picture.header(0) is None:
         raise SourceError(
             f"source {shown!r} is neither a folder, nor a .npy or .npz file, nor a picture, nor a .tar or .parquet file"
         )
-    return Files([shown], f"file {shown}", [path])
+    return picture
 
 
 def _open_absent(path: str, error: Exception) -> Source:

@@ -15,14 +15,13 @@ from typing import BinaryIO, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from spiceclust.data.decode import DecodeError, header_size
-from spiceclust.data.encoded import MAX_BYTES, Encoded, refuse_large
+from spiceclust.data.decode import DecodeError
+from spiceclust.data.encoded import FRONT, MAX_BYTES, Encoded, refuse_large
 from spiceclust.data.files import open_regular
 from spiceclust.data.wording import counted, printable, several, why
 from spiceclust.errors import SourceError
 
 BLOCK: Final = 512
-FRONT: Final = 2**18  # bytes of an image in which its size is sought: EXIF may come first
 CUT: Final = "truncated: the archive ends within it"
 MAX_HEADER: Final = 2**20  # bytes of a long name or of a pax header
 # What WebDataset keeps beside an image: labels, texts, arrays. They are never opened.
@@ -67,22 +66,19 @@ class Tars(Encoded):
     def holders(self) -> list[str]:
         return self.tars
 
-    def fetch(self, i: int) -> bytes:
-        return self._bytes(i, MAX_BYTES)
+    def fetch(self, i: int, most: int = MAX_BYTES) -> bytes:
+        return self._bytes(i, most, MAX_BYTES)
 
-    def header(self, i: int) -> tuple[int, int] | None:
-        try:
-            return header_size(self._bytes(i, FRONT))
-        except DecodeError:
-            return None
+    def front(self, i: int) -> bytes:
+        return self._bytes(i, MAX_BYTES, FRONT)
 
-    def _bytes(self, i: int, limit: int) -> bytes:
-        """Image `i`, or its first `limit` bytes."""
+    def _bytes(self, i: int, most: int, front: int) -> bytes:
+        """Image `i`, of no more than `most` bytes, or its first `front` bytes."""
         if i in self.reasons:
             raise DecodeError(self.reasons[i])
         tar, offset, size = self.places[i].tolist()
-        refuse_large(size)
-        size = min(size, limit)
+        refuse_large(size, most)
+        size = min(size, front)
         file, _ = open_regular(self.tars[tar])
         with file:
             try:

@@ -1,0 +1,141 @@
+"""The child processes that decode: one that has imported what decoding needs, and copies of it that do the work.
+
+The parent asks the first one for a copy and is handed a socket to it; the copy answers one request after the other
+there. A copy starts in milliseconds, so one that died, or that had much memory, is cheap to replace. Nothing that
+travels is executed or unpickled: requests and answers are numbers, bytes and short texts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import socket
+import struct
+from collections import deque
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import AvifImagePlugin
+
+from spiceclust.data.decode import DecodeError, RoomError, decode, decode_square, header_size
+
+SECONDS: Final = 4.0  # of processor time for one file: no picture becomes unreadable because the machine is busy
+SLACK: Final = 64_000_000  # bytes beside the estimate of a picture: what all copies have, and what they keep
+
+START, END = b"s", b"e"  # a copy for pictures of so many bytes; an end to a copy, and how it died
+ASKED: Final = struct.Struct("!cQ")
+STARTED: Final = struct.Struct("!Q")  # the process number of the copy, whose socket comes along
+ENDED: Final = struct.Struct("!i")  # the signal that ended it, 0 where none did
+
+SQUARE, PICTURE, HEADER = b"q", b"p", b"h"  # what is wanted of files
+REQUEST: Final = struct.Struct("!cQII")  # which, bytes of memory, side or most pixels, how many files
+LENGTH: Final = struct.Struct("!Q")  # of each file; then all files
+OK, BAD, ROOM = 0, 1, 2  # pixels follow; a reason in UTF-8; likewise, and that it takes more memory than given
+ANSWER: Final = struct.Struct("!BIIQ")  # status, width, height, bytes that follow
+
+Decoded: TypeAlias = tuple[NDArray[np.uint8] | None, int, int]
+
+
+def main() -> None:
+    """Starts copies of this process for the parent, which holds the other end of standard input, until it hangs up."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")  # a machine without memory takes these first
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # a thread for each processor would take memory and time that are not ours
+    control = socket.socket(fileno=os.dup(0))
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    control.sendall(b"\n")  # everything is imported
+    copies: set[int] = set()
+    try:
+        while message := control.recv(ASKED.size, socket.MSG_WAITALL):
+            kind, number = ASKED.unpack(message)
+            if kind == START:
+                copies.add(_start(control, number))
+            else:
+                copies.remove(number)
+                control.sendall(ENDED.pack(_end(number)))
+    finally:
+        for copy in copies:
+            _end(copy)
+
+
+def _start(control: socket.socket, room: int) -> int:
+    ours, theirs = socket.socketpair()
+    process = os.fork()
+    if process == 0:
+        try:
+            control.close()
+            theirs.close()
+            held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (held + room + SLACK,) * 2)
+            with contextlib.suppress(ConnectionError):  # the parent is gone
+                serve(ours)
+        finally:
+            os._exit(0)
+    ours.close()
+    with theirs:
+        socket.send_fds(control, [STARTED.pack(process)], [theirs.fileno()])
+    return process
+
+
+def _end(process: int) -> int:
+    """The signal by which a copy had died; if it had not, it does so now."""
+    os.kill(process, signal.SIGKILL)
+    _, status = os.waitpid(process, 0)
+    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+
+
+def serve(connection: socket.socket) -> None:
+    """Answers requests until the other end hangs up."""
+    with connection.makefile("rwb") as stream:
+        while head := stream.read(REQUEST.size):
+            kind, room, side, count = REQUEST.unpack(head)
+            lengths = [LENGTH.unpack(stream.read(LENGTH.size))[0] for _ in range(count)]
+            # All is read before anything is answered: the parent writes all before it reads.
+            contents = deque([stream.read(length) for length in lengths])
+            while contents:
+                signal.setitimer(signal.ITIMER_PROF, SECONDS)  # what it sends in the end kills this process
+                parts = _answer(kind, contents.popleft(), side, room)
+                signal.setitimer(signal.ITIMER_PROF, 0)
+                for part in parts:
+                    stream.write(part)
+                stream.flush()
+
+
+def work(kind: bytes, content: bytes, side: int, room: int) -> Decoded:
+    """What is wanted of one file.
+
+    Args:
+        kind: `SQUARE`, the centre with `side` pixels a side; `PICTURE`, all of it with `side` pixels at the most; or
+            `HEADER`.
+        content: the file.
+        side: see `kind`.
+        room: bytes of memory that it may take.
+
+    Returns:
+        (H, W, 3) uint8, or None for `HEADER`, and width and height; 0 for a header that cannot be read.
+
+    Raises:
+        RoomError, DecodeError: as `decode`.
+    """
+    if kind == SQUARE:
+        return decode_square(content, side, room)
+    if kind == PICTURE:
+        pixels = decode(content, side, room)
+        return pixels, pixels.shape[1], pixels.shape[0]
+    return None, *(header_size(content) or (0, 0))
+
+
+def _answer(kind: bytes, content: bytes, side: int, room: int) -> list[bytes | memoryview]:
+    try:
+        pixels, width, height = work(kind, content, side, room)
+    except DecodeError as error:
+        reason = str(error).encode("utf-8", "replace")
+        return [ANSWER.pack(ROOM if isinstance(error, RoomError) else BAD, 0, 0, len(reason)), reason]
+    if pixels is None:
+        return [ANSWER.pack(OK, width, height, 0)]
+    return [ANSWER.pack(OK, width, height, pixels.nbytes), pixels.data.cast("B")]
