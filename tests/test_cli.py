@@ -259,7 +259,10 @@ def test_what_should_not_happen_is_one_line_and_a_traceback_with_debug(
         main()
 
 
-def test_ctrl_c_exits_with_130_and_the_run_can_go_on(place: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_fit_exits_with_130_and_goes_on_where_it_was(
+    how: signal.Signals, place: Path, tmp_path: Path
+) -> None:
     (tmp_path / "long.json").write_text(json.dumps({**TINY, "semi": {"steps": 100_000}}))
     arguments = ["fit", "photos", "--clusters", "3", "--out", str(tmp_path / "run"), "--config"]
     started = subprocess.Popen(
@@ -270,15 +273,21 @@ def test_ctrl_c_exits_with_130_and_the_run_can_go_on(place: Path, tmp_path: Path
         env=os.environ,
     )
     deadline = time.monotonic() + 100
-    while not (tmp_path / "run/4-select/done.json").exists():
+    assert started.stderr is not None
+    for line in started.stderr:
+        if line.startswith("stage 5 from"):
+            break
         assert time.monotonic() < deadline
-        assert started.poll() is None
-        time.sleep(0.1)
-    started.send_signal(signal.SIGINT)
+    time.sleep(2)  # some steps of a hundred thousand, and much less than until the first snapshot
+    started.send_signal(how)
     _, text = started.communicate(timeout=100)
     assert started.returncode == 130
     assert text.splitlines()[-1].startswith("error: interrupted")
+    assert text.count("error: ") == 1
     assert "Traceback" not in text
+    kept = list((tmp_path / "run/snapshots/5-semi").rglob("*.json"))
+    assert [json.loads(file.read_text())["step"] > 0 for file in kept] == [True]
+    assert not (tmp_path / "run/.lock").exists()
     assert (tmp_path / "run/1-pretrain/done.json").exists()
     assert not (tmp_path / "run/clusters.csv").exists()
     unfinished = command(place, "predict", str(tmp_path / "run"), "photos", "--out", str(tmp_path / "x.csv"))

@@ -73,7 +73,7 @@ def make_place(folder: Path) -> None:
 def start(words: list[str], folder: Path, *, every: int, fault: Fault = Fault()) -> BaseProcess:
     """Starts `spiceclust WORDS` in `folder`, with a snapshot before every `every`-th step.
 
-    What it prints goes to `said.txt`, and the call at which it was hit, or the number of its calls, to `note.json`.
+    What it prints goes to `said.txt`, and the call at which it was hit, or the paths of all calls, to `note.json`.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
@@ -128,14 +128,15 @@ def _command(words: list[str], folder: Path, every: int, fault: Fault) -> None:
         main()
     finally:
         if not (folder / NOTE).exists():
-            writes.say(calls=writes.count)
+            writes.say(calls=len(writes.seen), paths=writes.seen)
 
 
 class _Writes:
     """Stands before every call of this process that writes, and counts them."""
 
     def __init__(self, fault: Fault) -> None:
-        self.fault, self.count = fault, 0
+        self.fault = fault
+        self.seen: list[str] = []  # the path of each call
         self.open, self.write = os.open, os.write
         self.paths: dict[int, str] = {}
         for name in ("fsync", "ftruncate", "write", "mkdir", "rename", "replace", "link", "symlink"):
@@ -150,12 +151,13 @@ class _Writes:
 
     def hit(self, call: str, path: Any, part: Callable[[], Any] = lambda: None) -> None:
         """Counts a call, and lets happen what is to happen at it; `part` does some of it first."""
-        self.count += 1
-        if not self.fault.at or self.count < self.fault.at or (self.count > self.fault.at and not self.fault.on):
+        path = self.paths.get(path, str(path)) if isinstance(path, int) else os.fspath(path)
+        self.seen.append(path)
+        number = len(self.seen)
+        if not self.fault.at or number < self.fault.at or (number > self.fault.at and not self.fault.on):
             return
         part()
-        path = self.paths.get(path, str(path)) if isinstance(path, int) else os.fspath(path)
-        if self.count == self.fault.at:
+        if number == self.fault.at:
             self.say(call=call, path=path)
         if self.fault.what == KILL:
             os.kill(os.getpid(), signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Commands of which one write fails, or all from then on: what they say, what stays, what the next call makes of it."""
+"""Commands of which a write fails, or all from then on: what they say, what stays, and what the next call makes."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def locked(folder: Path, progress: Progress) -> Iterator[None]:
     Raises:
         RunFolderError: at once, if another holds it; or the folder cannot be made or written.
     """
-    made = [place for place in (folder, *folder.absolute().parents) if not place.exists()]
+    made = [place for place in (folder, *folder.absolute().parents) if not os.path.exists(place)]
     try:
         handle = _lock(folder, progress)
         try:

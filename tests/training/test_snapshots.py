@@ -1,5 +1,6 @@
 """A training that is cut off and taken up again ends as if it had never stopped."""
 
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from spiceclust import interruption
 from spiceclust.errors import RunFolderError, TrainingError
 from spiceclust.progress import Task
 from spiceclust.training import snapshots
@@ -139,6 +141,25 @@ def test_a_damaged_snapshot_is_passed_over_for_the_one_before(damage: str, endin
     assert_same(trained(kept_in(tmp_path)), trained(CONTEXT))
 
 
+def test_the_whole_snapshot_is_not_replaced_before_the_damaged_one(tmp_path: Path) -> None:
+    cut_at(tmp_path, 100)
+    stored = Snapshots(tmp_path, "k", CPU)
+    newest = max(snapshots.SLOTS, key=lambda slot: stored._about("1 something (new)", slot)["step"])
+    stored._stem("1 something (new)", newest).with_suffix(".safetensors").write_bytes(b"damaged")
+    assert stored.restore("1 something (new)", {})[0] == 99
+    stored.save("1 something (new)", 101, {}, {})
+    steps = {slot: stored._about("1 something (new)", slot)["step"] for slot in snapshots.SLOTS}
+    assert sorted(steps.values()) == [99, 101]
+
+
+def test_snapshots_of_one_training_are_not_taken_for_another_s(tmp_path: Path) -> None:
+    kept = Snapshots(tmp_path, "k", CPU)
+    kept.save("one", 3, {"x": Kept(x=torch.zeros(1))}, {})
+    for file in list(tmp_path.iterdir()):
+        file.rename(tmp_path / file.name.replace("one", "two"))
+    assert kept.restore("two", {"x": Kept(x=torch.zeros(1))}) == (0, {})
+
+
 def test_nothing_whole_means_from_the_beginning(tmp_path: Path) -> None:
     cut_at(tmp_path, 10)
     for file in tmp_path.glob("*.safetensors"):
@@ -207,6 +228,50 @@ def test_the_time_before_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert second.clock.before == 60
     now[0] = 1010.0
     assert second.clock.seconds() == 70
+
+
+def test_an_interruption_waits_for_the_step_keeps_the_state_and_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshots, "SECONDS", 1e9)  # none by the clock
+    generator, asked = Context.generator, []
+
+    def interrupted(self: Context, *names: str | int) -> torch.Generator:
+        if names == ("x", 200) and not asked:
+            asked.append(names)
+            interruption._interrupt(signal.SIGTERM, None)
+        return generator(self, *names)
+
+    monkeypatch.setattr(Context, "generator", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trained(kept_in(tmp_path))
+    assert Snapshots(tmp_path, "k", CPU).restore("1 something (new)", {})[0] == 201  # the step it came in is whole
+    assert_same(trained(kept_in(tmp_path)), trained(CONTEXT))
+
+
+def interrupt() -> None:
+    interruption._interrupt(signal.SIGINT, None)
+
+
+def test_only_the_first_interruption_of_a_block_waits() -> None:
+    seen: list[bool] = []
+
+    def block() -> None:
+        with interruption.patient() as asked:
+            seen.append(asked())
+            interrupt()
+            seen.append(asked())
+            with pytest.raises(KeyboardInterrupt):
+                interrupt()
+            seen.append(True)
+
+    with pytest.raises(KeyboardInterrupt):  # if the block does not end itself
+        block()
+    assert seen == [False, True, True]
+    with interruption.patient() as asked:
+        assert not asked()
+    with pytest.raises(KeyboardInterrupt):
+        interrupt()
 
 
 def test_a_state_that_is_lost_is_not_kept(tmp_path: Path) -> None:
