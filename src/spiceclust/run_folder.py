@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from spiceclust.errors import RunFolderError
-from spiceclust.files import DAMAGED, UNFINISHED, read_sealed, write_sealed
+from spiceclust.files import DAMAGED, UNFINISHED, read_sealed, reason, write_sealed
 from spiceclust.progress import Progress
 
 RECORD: Final = "run.json"
@@ -45,8 +45,10 @@ def look_at(folder: Path, shared: Collection[str]) -> dict[str, Any] | None:
                     f"{folder} holds other files ({strange[0]}, ...) and no run.json: choose an empty or new folder"
                 )
         existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    except OSError as error:
-        raise RunFolderError(f"{folder} cannot be opened ({error.strerror}): choose another folder") from None
+    except RunFolderError:
+        raise
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{folder} cannot be opened ({reason(error)}): choose another folder") from None
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise RunFolderError(f"{folder} cannot be made or written, because of {existing}: choose another folder")
     return None
