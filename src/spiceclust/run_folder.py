@@ -60,7 +60,12 @@ def read_record(folder: Path) -> dict[str, Any]:
     Raises:
         RunFolderError: it is missing, damaged, or of a newer format.
     """
-    return read_sealed(folder / RECORD, FORMAT, lambda content: {"config", "versions", "state"} <= content.keys())
+    return read_sealed(folder / RECORD, FORMAT, _older)
+
+
+def _older(content: dict[str, Any]) -> bool:
+    """Whether it is a run.json of the time before there were checksums: then it had no format either."""
+    return "format" not in content and {"config", "versions", "state"} <= content.keys()
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
