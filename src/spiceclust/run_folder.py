@@ -21,6 +21,7 @@ RECORD: Final = "run.json"
 FORMAT: Final = 1  # of run.json, and of metrics.json beside it
 LOCK: Final = ".lock"
 NO_LOCKS: Final = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)  # what systems without locks answer
+TRIES: Final = 100  # to get hold of a lock that others make and remove
 _held: set[int] = set()  # open files of this process that hold locks
 
 
@@ -96,6 +97,7 @@ def locked(folder: Path, progress: Progress) -> Iterator[None]:
     try:
         handle = _lock(folder, progress)
         try:
+            _sign(handle, folder)
             yield
         finally:
             if handle in _held:
@@ -110,29 +112,37 @@ def locked(folder: Path, progress: Progress) -> Iterator[None]:
 
 def _lock(folder: Path, progress: Progress) -> int:
     """The open file that holds the lock."""
-    try:
-        while True:
+    for _ in range(TRIES):
+        try:
             folder.mkdir(parents=True, exist_ok=True)
-            try:
-                handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-            except FileNotFoundError:  # the folder, into which nothing came, has just been removed
-                continue
-            _held.add(handle)
-            try:
-                _claim(handle, folder, progress)
-                if (folder / LOCK).exists() and os.path.samestat(os.fstat(handle), os.stat(folder / LOCK)):
-                    since = datetime.now().isoformat(" ", "seconds")
-                    os.ftruncate(handle, 0)
-                    os.write(handle, f"process {os.getpid()} on {platform.node()} since {since}".encode())
-                    return handle
-            except BaseException:
-                _held.remove(handle)
-                os.close(handle)
-                raise
-            _held.remove(handle)
-            os.close(handle)  # of a file that its last holder has just removed
+            handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        except FileNotFoundError:  # the folder, into which nothing came, has just been removed
+            continue
+        except OSError as error:
+            raise _unwritable(folder, error) from None
+        try:
+            _claim(handle, folder, progress)
+            if os.path.exists(folder / LOCK) and os.path.samestat(os.fstat(handle), os.stat(folder / LOCK)):
+                _held.add(handle)
+                return handle
+        finally:
+            if handle not in _held:
+                os.close(handle)  # another's, or of a file that its last holder has just removed
+    raise RunFolderError(f"{folder} is made and removed by others all the time: choose another folder")
+
+
+def _sign(handle: int, folder: Path) -> None:
+    """Writes into the lock whose it is, for those who find it taken."""
+    note = f"process {os.getpid()} on {platform.node()} since {datetime.now().isoformat(' ', 'seconds')}"
+    try:
+        os.ftruncate(handle, 0)
+        os.write(handle, note.encode())
     except OSError as error:
-        raise RunFolderError(f"{folder} cannot be made or written ({error.strerror}): choose another folder") from None
+        raise _unwritable(folder, error) from None
+
+
+def _unwritable(folder: Path, error: OSError) -> RunFolderError:
+    return RunFolderError(f"{folder} cannot be made or written ({error.strerror}): choose another folder")
 
 
 def _claim(handle: int, folder: Path, progress: Progress) -> None:
@@ -143,7 +153,7 @@ def _claim(handle: int, folder: Path, progress: Progress) -> None:
         raise RunFolderError(f"{folder} is being written by {holder}: wait for it, or choose another folder") from None
     except OSError as error:
         if error.errno not in NO_LOCKS:
-            raise
+            raise _unwritable(folder, error) from None
         progress.say(f"{folder} is on a file system without locks: let no other process write there meanwhile")
 
 
