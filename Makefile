@@ -1,13 +1,14 @@
 # make demo    cluster the built-in digits and write runs/digits/
 # make test    lint, type-check, test
 # make test-slow    the tests that take more than a minute
+# make faults  kill runs, fail writes, damage files, by the hundred; counts go to benchmarks/results/faults.md
 # All of it happens in .venv/, which is made on first use from the pinned sets in requirements/.
 
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo test test-slow faults lint bench clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.run-time-set
@@ -19,6 +20,9 @@ test: lint
 
 test-slow: .venv/.test-set
 	$(BIN)/python -m pytest -m slow --timeout 1800
+
+faults: .venv/.test-set
+	$(BIN)/python benchmarks/faults.py --full
 
 lint: .venv/.test-set
 	$(BIN)/ruff check

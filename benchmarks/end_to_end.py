@@ -37,6 +37,7 @@ from spiceclust.training.context import open_context
 STEPS = 60  # of stage 1 that are profiled
 OPERATORS = 10  # that are listed
 REST = "reading, guard, calibration"
+KEEPING = "of all this: writing snapshots and stages"
 
 # Run on the code of either checkout, with the arguments images.npy, request as JSON, run folder.
 FIT = """
@@ -46,10 +47,21 @@ import numpy as np
 from spiceclust import pipeline
 from spiceclust.config import make_request
 from spiceclust.data.sources import open_source
+from spiceclust.training import checkpoint
+from spiceclust.training.snapshots import Snapshots
+kept = [0.0]
+def timed(write):
+    def wrapped(*given):
+        before = time.perf_counter()
+        done = write(*given)
+        kept[0] += time.perf_counter() - before
+        return done
+    return wrapped
+Snapshots.save, checkpoint._save = timed(Snapshots.save), timed(checkpoint._save)
 start = time.perf_counter()
 images, request = open_source(np.load(sys.argv[1])), make_request(**json.loads(sys.argv[2]))
 result = pipeline.fit(images, request, Path(sys.argv[3]))
-print(json.dumps([time.perf_counter() - start, result.run["seconds"], result.labels.tolist()]))
+print(json.dumps([time.perf_counter() - start, kept[0], result.run["seconds"], result.labels.tolist()]))
 """
 
 
@@ -58,9 +70,9 @@ def run(checkout: Path, images: Path, request: dict[str, Any], folder: Path, cla
     environment = {**os.environ, "PYTHONPATH": str(checkout / "src")}
     words = [sys.executable, "-c", FIT, str(images), json.dumps(request), str(folder)]
     done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, env=environment)
-    whole, seconds, labels = json.loads(done.stdout)
+    whole, kept, seconds, labels = json.loads(done.stdout)
     accuracy = score_clusters(np.array(labels), classes).acc
-    return {**seconds, REST: whole - sum(seconds.values()), "whole": whole, "accuracy": accuracy}
+    return {**seconds, REST: whole - sum(seconds.values()), KEEPING: kept, "whole": whole, "accuracy": accuracy}
 
 
 def operators(images: np.ndarray, folder: Path) -> list[tuple[str, float]]:

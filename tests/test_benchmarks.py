@@ -198,6 +198,7 @@ def test_a_whole_run_is_timed_by_stage_beside_another_checkout_s(benchmark: Path
     stages = [name for name in now if name[0].isdigit()]
     assert len(stages) == 5
     assert sum(now[name] for name in (*stages, end_to_end.REST)) == pytest.approx(now["whole"])
+    assert 0 < now[end_to_end.KEEPING] < now["whole"]
     assert now["accuracy"] == before["accuracy"] > 0.3
     text = (benchmark / "results/end_to_end-shapes.md").read_text()
     assert "| | before | now | ratio |" in text

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from spiceclust.errors import RunFolderError
-from spiceclust.staging import new_folder
+from spiceclust.staging import copy_folder, new_folder
 
 ABOUT = {"kind": "folders", "n": 3}
 
@@ -57,6 +57,35 @@ def test_an_error_before_anything_is_written_leaves_nothing(tmp_path: Path) -> N
     with pytest.raises(RunFolderError, match="nothing"), new_folder(tmp_path / "new", ABOUT):
         raise RunFolderError("nothing")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 250, "x" * 400])
+def test_names_that_no_file_system_takes_are_one_line(name: str, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    for make in (fill, lambda target: copy_folder(tmp_path / "mine", target)):
+        with pytest.raises(RunFolderError, match="choose another folder"):
+            make(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_copy_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a/b").mkdir(parents=True)
+    for name in ("a/b/c.txt", "a/d.txt", "a/.lock"):
+        (tmp_path / name).write_text(name)
+    copy_folder(tmp_path / "a", tmp_path / "deep/copy")
+    found = {path.relative_to(tmp_path / "deep").as_posix() for path in (tmp_path / "deep").rglob("*")}
+    assert found == {"copy", "copy/b", "copy/b/c.txt", "copy/d.txt"}
+    with pytest.raises(RunFolderError, match="nothing is overwritten"):
+        copy_folder(tmp_path / "a/b", tmp_path / "deep/copy")
+
+    def full(source: str, target: str, **_: object) -> None:
+        Path(target).write_text("half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shutil.copystat", full)
+    with pytest.raises(RunFolderError, match="cannot be written"):
+        copy_folder(tmp_path / "a", tmp_path / "deep/other")
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["copy"]
 
 
 @pytest.mark.parametrize("kind", ["file", "full", "link to nowhere"])

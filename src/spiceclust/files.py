@@ -61,6 +61,11 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
+def reason(error: OSError | ValueError) -> str:
+    """What the system has against a path; a ValueError is its word for one that holds a zero."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 def sync_folder(folder: Path) -> None:
     """Makes what was renamed in `folder` outlast a power failure.
 

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from spiceclust.errors import RunFolderError
-from spiceclust.files import DAMAGED, UNFINISHED, read_sealed, write_sealed
+from spiceclust.files import DAMAGED, UNFINISHED, read_sealed, reason, write_sealed
 from spiceclust.progress import Progress
 
 RECORD: Final = "run.json"
 FORMAT: Final = 1  # of run.json, and of metrics.json beside it
 LOCK: Final = ".lock"
 NO_LOCKS: Final = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)  # what systems without locks answer
+TRIES: Final = 100  # to get hold of a lock that others make and remove
 _held: set[int] = set()  # open files of this process that hold locks
 
 
@@ -45,8 +46,10 @@ def look_at(folder: Path, shared: Collection[str]) -> dict[str, Any] | None:
                     f"{folder} holds other files ({strange[0]}, ...) and no run.json: choose an empty or new folder"
                 )
         existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    except OSError as error:
-        raise RunFolderError(f"{folder} cannot be opened ({error.strerror}): choose another folder") from None
+    except RunFolderError:
+        raise
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{folder} cannot be opened ({reason(error)}): choose another folder") from None
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise RunFolderError(f"{folder} cannot be made or written, because of {existing}: choose another folder")
     return None
@@ -58,7 +61,12 @@ def read_record(folder: Path) -> dict[str, Any]:
     Raises:
         RunFolderError: it is missing, damaged, or of a newer format.
     """
-    return read_sealed(folder / RECORD, FORMAT, lambda content: {"config", "versions", "state"} <= content.keys())
+    return read_sealed(folder / RECORD, FORMAT, _older)
+
+
+def _older(content: dict[str, Any]) -> bool:
+    """Whether it is a run.json of the time before there were checksums: then it had no format either."""
+    return "format" not in content and {"config", "versions", "state"} <= content.keys()
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
@@ -89,6 +97,7 @@ def locked(folder: Path, progress: Progress) -> Iterator[None]:
     try:
         handle = _lock(folder, progress)
         try:
+            _sign(handle, folder)
             yield
         finally:
             if handle in _held:
@@ -103,29 +112,37 @@ def locked(folder: Path, progress: Progress) -> Iterator[None]:
 
 def _lock(folder: Path, progress: Progress) -> int:
     """The open file that holds the lock."""
-    try:
-        while True:
+    for _ in range(TRIES):
+        try:
             folder.mkdir(parents=True, exist_ok=True)
-            try:
-                handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-            except FileNotFoundError:  # the folder, into which nothing came, has just been removed
-                continue
-            _held.add(handle)
-            try:
-                _claim(handle, folder, progress)
-                if (folder / LOCK).exists() and os.path.samestat(os.fstat(handle), os.stat(folder / LOCK)):
-                    since = datetime.now().isoformat(" ", "seconds")
-                    os.ftruncate(handle, 0)
-                    os.write(handle, f"process {os.getpid()} on {platform.node()} since {since}".encode())
-                    return handle
-            except BaseException:
-                _held.remove(handle)
-                os.close(handle)
-                raise
-            _held.remove(handle)
-            os.close(handle)  # of a file that its last holder has just removed
+            handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        except FileNotFoundError:  # the folder, into which nothing came, has just been removed
+            continue
+        except OSError as error:
+            raise _unwritable(folder, error) from None
+        try:
+            _claim(handle, folder, progress)
+            if os.path.exists(folder / LOCK) and os.path.samestat(os.fstat(handle), os.stat(folder / LOCK)):
+                _held.add(handle)
+                return handle
+        finally:
+            if handle not in _held:
+                os.close(handle)  # another's, or of a file that its last holder has just removed
+    raise RunFolderError(f"{folder} is made and removed by others all the time: choose another folder")
+
+
+def _sign(handle: int, folder: Path) -> None:
+    """Writes into the lock whose it is, for those who find it taken."""
+    note = f"process {os.getpid()} on {platform.node()} since {datetime.now().isoformat(' ', 'seconds')}"
+    try:
+        os.ftruncate(handle, 0)
+        os.write(handle, note.encode())
     except OSError as error:
-        raise RunFolderError(f"{folder} cannot be made or written ({error.strerror}): choose another folder") from None
+        raise _unwritable(folder, error) from None
+
+
+def _unwritable(folder: Path, error: OSError) -> RunFolderError:
+    return RunFolderError(f"{folder} cannot be made or written ({error.strerror}): choose another folder")
 
 
 def _claim(handle: int, folder: Path, progress: Progress) -> None:
@@ -136,7 +153,7 @@ def _claim(handle: int, folder: Path, progress: Progress) -> None:
         raise RunFolderError(f"{folder} is being written by {holder}: wait for it, or choose another folder") from None
     except OSError as error:
         if error.errno not in NO_LOCKS:
-            raise
+            raise _unwritable(folder, error) from None
         progress.say(f"{folder} is on a file system without locks: let no other process write there meanwhile")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from spiceclust.errors import RunFolderError
-from spiceclust.files import UNFINISHED, read_json, sync_folder, write_json
+from spiceclust.files import UNFINISHED, read_json, reason, sync_folder, write_json
 
 ABOUT: Final = "export.json"  # what the folder holds; until it is whole, the proof that it is ours
 
@@ -29,17 +29,17 @@ def new_folder(target: Path, about: dict[str, Any]) -> Iterator[Path]:
     Raises:
         RunFolderError: `target` holds something, or it cannot be made there.
     """
+    refuse_full(target)
     target = Path(os.path.realpath(target))
     growing = target.parent / f"{UNFINISHED}{target.name}"
     try:
-        refuse_full(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         if os.path.lexists(growing):
             _clear(growing, about)
         growing.mkdir(exist_ok=True)
         write_json(growing / ABOUT, about)
     except OSError as error:
-        raise RunFolderError(f"{target} cannot be made ({error.strerror}): choose another folder") from None
+        raise RunFolderError(f"{target} cannot be made ({reason(error)}): choose another folder") from None
     try:
         yield growing
     except BaseException:
@@ -61,27 +61,34 @@ def copy_folder(source: Path, target: Path) -> None:
     Raises:
         RunFolderError: `target` holds something, or it cannot be written.
     """
-    target = Path(os.path.realpath(target))
     refuse_full(target)
+    target = Path(os.path.realpath(target))
     growing = target.parent / f"{UNFINISHED}{target.name}-{os.getpid()}"
     try:
         shutil.copytree(source, growing, ignore=shutil.ignore_patterns(".*"))
         os.rename(growing, target)
         sync_folder(target.parent)
     except OSError as error:
-        reason = error.strerror or "some of its files"
-        raise RunFolderError(f"{target} cannot be written ({reason}): choose another folder") from None
+        raise RunFolderError(
+            f"{target} cannot be written ({error.strerror or 'some files'}): choose another folder"
+        ) from None
     finally:
         shutil.rmtree(growing, ignore_errors=True)
 
 
 def refuse_full(target: Path) -> None:
-    """Raises RunFolderError when `target` is there and anything but an empty folder."""
-    if not os.path.lexists(target):
+    """Raises RunFolderError when `target` is there and anything but an empty folder, or can never be there."""
+    try:
+        os.lstat(target)
+        is_folder = target.is_dir()
+        full = is_folder and any(target.iterdir())
+    except FileNotFoundError:
         return
-    if not target.is_dir():
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{target} cannot be opened ({reason(error)}): choose another folder") from None
+    if not is_folder:
         raise RunFolderError(f"{target} is not a folder: choose a new or empty one")
-    if any(target.iterdir()):
+    if full:
         raise RunFolderError(f"{target} is not empty, and nothing is overwritten: choose a new or empty folder")
 
 

@@ -68,6 +68,9 @@ def test_what_could_not_be_written_is_refused_at_once(tmp_path: Path) -> None:
         Table(tmp_path / "t.xls", "key")
     with pytest.raises(RunFolderError, match="make it first"):
         Table(tmp_path / "no" / "t.csv", "key")
+    for name in ("a\0b.csv", "x" * 252 + ".csv", "x" * 400 + ".csv"):
+        with pytest.raises(RunFolderError, match="give another file"):
+            Table(tmp_path / name, "key")
     assert list(tmp_path.iterdir()) == []
 
 

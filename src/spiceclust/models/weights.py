@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -38,7 +38,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ConfigError(f"weights {path} cannot be opened ({error.strerror or error}): give another file") from None
-    except pickle.UnpicklingError:
+    except UnpicklingError:
         raise ConfigError(
             f"weights {path} hold more than tensors and plain containers, or no weights at all, and are not loaded: "
             "save the state dict alone, best as .safetensors"

@@ -18,7 +18,16 @@ from typing import Any, BinaryIO, Final
 
 from spiceclust.config import choose
 from spiceclust.errors import RunFolderError
-from spiceclust.files import UNFINISHED, read_sealed, replacing, sha256_file, sync_folder, write_bytes, write_sealed
+from spiceclust.files import (
+    UNFINISHED,
+    read_sealed,
+    reason,
+    replacing,
+    sha256_file,
+    sync_folder,
+    write_bytes,
+    write_sealed,
+)
 
 Columns = dict[str, list[Any]]  # by name, all of one length
 KEY: Final = "key.json"
@@ -53,8 +62,8 @@ class Table:
         try:
             self.folder.mkdir(exist_ok=True)
             there = {file.name for file in self.folder.iterdir()}
-        except OSError as error:
-            raise RunFolderError(f"{self.folder} cannot be used ({error.strerror}): give another file") from None
+        except (OSError, ValueError) as error:
+            raise RunFolderError(f"{self.folder} cannot be used ({reason(error)}): give another file") from None
         found = {name: PART.fullmatch(name) for name in there if not name.startswith(UNFINISHED)}
         numbered = {int(match[1]): name for name, match in found.items() if match}
         known = read_sealed(self.folder / KEY, FORMAT).get("key") if KEY in there else None
@@ -119,10 +128,13 @@ def check_table_path(path: Path) -> None:
         RunFolderError: its folder is not there, or cannot be written.
     """
     choose(WRITERS, path.suffix.lower(), "kind of table")
-    if not path.absolute().parent.is_dir():
-        raise RunFolderError(f"{path} cannot be written: the folder {path.parent} is not there; make it first")
-    if path.is_dir() or not os.access(path.absolute().parent, os.W_OK):
-        raise RunFolderError(f"{path} cannot be written: give another file")
+    try:
+        if not path.absolute().parent.is_dir():
+            raise RunFolderError(f"{path} cannot be written: the folder {path.parent} is not there; make it first")
+        if path.is_dir() or not os.access(path.absolute().parent, os.W_OK):
+            raise RunFolderError(f"{path} cannot be written: give another file")
+    except OSError as error:  # such as a name that is too long
+        raise RunFolderError(f"{path} cannot be written ({reason(error)}): give another file") from None
 
 
 def _csv(columns: Columns) -> bytes:
