@@ -163,9 +163,9 @@ def resnet() -> ResNet:
     """A ResNet-18 with random weights and statistics."""
     torch.manual_seed(0)
     network = ResNet("resnet18").eval()
-    for buffer in network.buffers():
-        if buffer.is_floating_point():
-            buffer.copy_(torch.rand(buffer.shape) + 0.5)
+    for name, buffer in network.named_buffers():
+        if "running" in name:  # means on either side of 0, or nothing comes out of the last ReLU
+            buffer.copy_(torch.rand(buffer.shape) + (0.5 if "var" in name else -0.5))
     return network
 
 

@@ -580,7 +580,11 @@ BAD_ARRAYS = {
     "scalar": (np.array(3, np.uint8), r"of shape \(\), needed"),
     "floats to 255": (np.full((2, 4, 4), 255.0), r"values from 255 to 255; floats must lie in \[0, 1\]"),
     "negative": (np.full((2, 4, 4), -0.5), "values from -0.5 to -0.5"),
-    "nan": (np.full((2, 4, 4), np.nan), "values from nan to nan"),
+    "nan": (np.full((2, 4, 4), np.nan), "2 of 2 pictures hold values that are not finite"),
+    "an inf": (
+        np.float32([[[0, 1], [1, 0]], [[0, np.inf], [1, 0]]]),
+        "1 of 2 pictures hold values that are not finite",
+    ),
 }
 
 

@@ -117,7 +117,12 @@ def open_array(array: NDArray[Any], what: str) -> Array:
         raise SourceError(f"{given}, which looks like a single picture; needed (N, H, W) or (N, H, W, 1 | 3 | 4)")
     if array.dtype.kind == "f":
         low, high = float(array.min()), float(array.max())
-        if not (low >= 0 and high <= 1):  # false for NaN too
+        if not (math.isfinite(low) and math.isfinite(high)):
+            bad = int((~np.isfinite(array)).any(axis=tuple(range(1, array.ndim))).sum())
+            raise SourceError(
+                f"{given}: {bad} of {len(array)} pictures hold values that are not finite: leave them out"
+            )
+        if not (low >= 0 and high <= 1):
             raise SourceError(f"{given} with values from {low:g} to {high:g}; floats must lie in [0, 1]")
     n, height, width = array.shape[:3]
     return Array([str(i) for i in range(n)], f"{what}, {n} pictures of {width} x {height}", array)

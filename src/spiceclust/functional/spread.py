@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+ROWS_AT_ONCE = 2**14  # that are float64 together
 SAMPLE = 2000  # rows from which the rank is found: their spectrum costs min(rows, D)^2 times the other
 
 
@@ -17,8 +18,9 @@ def mean_cosine(embeddings: Tensor) -> float:
     Args:
         embeddings: (N, D) float32, L2-normalised, N > 1.
     """
-    n, total = len(embeddings), embeddings.sum(dim=0, dtype=torch.float64)
-    own = embeddings.double().square().sum()
+    n, own = len(embeddings), embeddings.norm(dim=1).double().square().sum()
+    parts = [embeddings[start : start + ROWS_AT_ONCE] for start in range(0, n, ROWS_AT_ONCE)]
+    total = torch.stack([part.double().sum(dim=0) for part in parts]).sum(dim=0)
     return float((total.square().sum() - own) / (n * (n - 1)))
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from spiceclust.functional.spread import effective_clusters, effective_rank, mean_cosine
 
-# Mean cosine above which the heads cannot part the images: digits whose embeddings are drawn together come out as good
-# as before at 0.998, and far worse at 0.9998 (docs/log.md). Of trained features it was 0.97 at the most.
+# Mean cosine above which heads cannot part the images: digits whose embeddings are drawn together are clustered nearly
+# as well as before at 0.998, and far worse at 0.9998. Of features that were trained it was 0.97 at most (docs/log.md).
 ALIKE = 0.999
 LOST = 0.5  # share of the clusters in use, beyond the first, whose loss in the last training is a collapse
 
@@ -27,8 +27,9 @@ def of_features(plain: Tensor) -> tuple[dict[str, float], list[str]]:
     Returns:
         Their mean cosine, effective rank and how many are zero; and the warnings.
     """
-    there = plain[plain.norm(dim=1) > 0.5]
-    zero = len(plain) - len(there)
+    long = plain.norm(dim=1) > 0.5
+    zero = len(plain) - int(long.sum())
+    there = plain[long] if zero else plain
     cosine = mean_cosine(there) if len(there) > 1 else 1.0
     warnings = []
     if zero:
@@ -39,7 +40,8 @@ def of_features(plain: Tensor) -> tuple[dict[str, float], list[str]]:
     if cosine > ALIKE:
         warnings.append(
             f"the features of all images are nearly the same (mean cosine {cosine:.6f}, limit {ALIKE}), and clusters "
-            "of them mean little: are the images that alike? If not, train stage 1 for more epochs, or give an encoder"
+            "of them mean little: if the images are not that alike, lower pretrain.learning_rate or raise "
+            "pretrain.epochs with --config, or give another encoder"
         )
     return {"mean_cosine": cosine, "effective_rank": effective_rank(plain), "zero": zero}, warnings
 
