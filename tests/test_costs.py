@@ -6,7 +6,10 @@ from spiceclust.costs import count_seconds, count_steps
 
 
 def test_steps_and_seconds_by_hand() -> None:
-    """1,000 images, 10 clusters: 100 steps of 10 images, 40 forward passes each, which take a second."""
+    """1,000 images, 10 clusters: 100 steps of 10 images, 40 forward passes each, which take a second.
+
+    All images are four batches of 256 where they pass at once.
+    """
     overrides = {
         "pretrain": {"epochs": 1, "batch_size": 10, "neighbor_share": 0.5, "neighbor_start": 0.6},
         "embed": {"cached_views": 4},
@@ -22,16 +25,16 @@ def test_steps_and_seconds_by_hand() -> None:
     assert steps == {"1-pretrain": 100, "3-self": 5 * 2 * 3 + 7 + 11, "5-semi": 40}
     seconds = count_seconds(config, 1000, 0, steps, one=1 / 40, head_step=0.5)
     one = 1 / 40
-    assert seconds["1-pretrain"] == pytest.approx(100 + one * 4 * 1000)
-    assert seconds["2-embed"] == pytest.approx(one * 9 * 1000)
+    assert seconds["1-pretrain"] == pytest.approx(100 + one * 4 * 1024)
+    assert seconds["2-embed"] == pytest.approx(one * 9 * 1024)
     assert seconds["3-self"] == pytest.approx(24)
-    assert seconds["5-semi"] == pytest.approx(one * (40 * (15 + 3 * 20) + 6 * 1000))
+    assert seconds["5-semi"] == pytest.approx(one * (40 * (15 + 3 * 20) + 6 * 1024))
     scan = resolve(make_request(n_clusters=10, method="scan", overrides=overrides), facts)
     steps = count_steps(scan, 1000, None)
     assert steps == {"1-pretrain": 100, "3-self": 11, "5-semi": 30}
-    assert count_seconds(scan, 1000, 0, steps, 1 / 40, 0.5)["5-semi"] == pytest.approx(one * (30 * 8 * 4 + 6 * 1000))
+    assert count_seconds(scan, 1000, 0, steps, 1 / 40, 0.5)["5-semi"] == pytest.approx(one * (30 * 8 * 4 + 6 * 1024))
     longer = count_seconds(config, 1000, 500, count_steps(config, 1500, None), one, 0.5)
-    assert longer["1-pretrain"] == pytest.approx(150 + one * 4 * 1500)
+    assert longer["1-pretrain"] == pytest.approx(150 + one * 4 * 1536)
     assert longer["2-embed"] == seconds["2-embed"]
 
 
@@ -40,7 +43,7 @@ def test_where_the_encoder_stays_as_it_is_a_step_of_stage_5_costs_what_heads_cos
     facts = Facts(n_images=1000, native_size=16, channels=1, domain="natural")
     config = resolve(make_request(n_clusters=10, overrides=overrides), facts)
     seconds = count_seconds(config, 1000, 0, count_steps(config, 1000, None), one=0.01, head_step=0.5)
-    assert seconds["5-semi"] == pytest.approx(40 * 0.5 + 6 * 1000 * 0.01)
+    assert seconds["5-semi"] == pytest.approx(40 * 0.5 + 6 * 1024 * 0.01)
 
 
 def test_the_stopwatch_leaves_out_the_first_step_and_ends_after_a_second(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,8 +118,8 @@ def count_seconds(
         head_step: seconds of a step of ten heads.
     """
     settings = config.pretrain
-    sought = 10 * (1 - settings.neighbor_start) * (n + extra) if settings.neighbor_share else 0
-    views = n * (1 + 2 * config.embed.cached_views)
+    sought = 10 * (1 - settings.neighbor_start) * _filled(n + extra, config) if settings.neighbor_share else 0
+    views = _filled(n, config) * (1 + 2 * config.embed.cached_views)
     part = pipeline.METHODS[config.method].retraining_part
     if part == "semi":
         unlabelled = config.semi.batch_size * config.semi.unlabelled_ratio
@@ -132,8 +132,19 @@ def count_seconds(
         seconds = {"1-pretrain": one * (settings.batch_size * (1 + TRAINED) * steps["1-pretrain"] + sought)} | seconds
     if "5-semi" in steps:
         step = one * taught if getattr(config, part).train_encoder else head_step  # the head alone, on features
-        seconds["5-semi"] = step * steps["5-semi"] + 6 * one * n  # with those that judge and those that ship
+        seconds["5-semi"] = step * steps["5-semi"] + 6 * one * _filled(n, config)  # with those that judge and ship
     return seconds
+
+
+def _filled(n: int, config: FitConfig) -> int:
+    """As many images as pass when n do: the last batch is filled up."""
+    batch = _batch(config)
+    return math.ceil(n / batch) * batch
+
+
+def _batch(config: FitConfig) -> int:
+    """B of the passes through an encoder."""
+    return batch_of(torch.empty(1, config.channels, config.image_size, config.image_size))
 
 
 class _EnoughError(Exception):
@@ -201,9 +212,8 @@ def _time_passes(config: FitConfig, given: Given, device: str) -> float:
     encoder.load_state_dict(dict(given.weights()))
     context = open_context(config.seed, device, None)
     encoder.to(context.device).eval()
-    shape = config.channels, config.image_size, config.image_size
-    batch = batch_of(torch.empty(1, *shape))
-    noise = torch.randint(256, (batch, *shape), dtype=torch.uint8).to(context.device)
+    batch, side = _batch(config), config.image_size
+    noise = torch.randint(256, (batch, config.channels, side, side), dtype=torch.uint8).to(context.device)
     views, draws = Views(config.views), context.generator("probe")
 
     def embed() -> float:

@@ -115,6 +115,32 @@ def test_several_files_are_one_source(tmp_path: Path) -> None:
         assert np.array_equal(source.picture(i), picture(i))
 
 
+def test_images_without_bytes_lie_in_files(tmp_path: Path) -> None:
+    """As `datasets` writes those that it found in files."""
+    for i in range(2):
+        (tmp_path / f"{i}.png").write_bytes(encoded(i))
+    paths = [f"{tmp_path}/0.png", None, f"{tmp_path}/gone.png", "/dev/zero", "", f"{tmp_path}/1.png", "a\0b", "here"]
+    pairs = pa.array([{"bytes": encoded(7) if path == "here" else None, "path": path} for path in paths], PAIR)
+    images = read(write(tmp_path / "a.parquet", {"image": pairs}, 3))
+    assert [row.reason for row in images.rows] == [
+        "",
+        "empty: the row holds no bytes",
+        "cannot be opened: No such file or directory",
+        "a device, not a file",
+        "empty: the row holds no bytes",
+        "",
+        "cannot be opened: embedded null byte",
+        "",
+    ]
+    source = open_source(tmp_path / "a.parquet")
+    assert all(np.array_equal(source.picture(row), picture(seed)) for row, seed in ((0, 0), (5, 1), (7, 7)))
+    noise = pa.StructArray.from_arrays(
+        [pa.array([None, encoded(0)], pa.binary()), pa.array([b"\xff", b"b"]).view(pa.string())], ["bytes", "path"]
+    )
+    found = read(write(tmp_path / "b.parquet", {"image": noise})).rows
+    assert found[0].reason == "the row holds no bytes, and a path that is no text"
+
+
 def test_names_must_differ_over_all_files(tmp_path: Path) -> None:
     for number, names in enumerate((["a", "b"], ["c", "a"])):
         write(tmp_path / f"{number}.parquet", {"image": [encoded(0), encoded(1)], "path": names})
@@ -222,13 +248,13 @@ def test_each_row_group_is_read_once_by_many_threads(tmp_path: Path, monkeypatch
     path = write(tmp_path / "a.parquet", {"image": [encoded(i) for i in range(60)]}, 10)
     source = open_source(path)
     groups: list[int] = []
-    plain = module._images
+    plain = module._column
 
     def count(group: module.Group, leaf: str) -> Any:
         groups.append(group.number)
         return plain(group, leaf)
 
-    monkeypatch.setattr(module, "_images", count)
+    monkeypatch.setattr(module, "_column", count)
     monkeypatch.setattr("os.cpu_count", lambda: 4)
     images = load(source, 8, None, Silent())
     assert groups == [0, 1, 2, 3, 4, 5]
@@ -280,8 +306,8 @@ def test_sizes_are_learned_from_few_row_groups(tmp_path: Path, monkeypatch: pyte
     path = write(tmp_path / "a.parquet", {"image": [encoded(i % 7) for i in range(600)]}, 10)
     source = open_source(path)
     groups: set[int] = set()
-    plain = module._images
-    monkeypatch.setattr(module, "_images", lambda group, leaf: groups.add(group.number) or plain(group, leaf))
+    plain = module._column
+    monkeypatch.setattr(module, "_column", lambda group, leaf: groups.add(group.number) or plain(group, leaf))
     assert source.native_size() == 8
     assert len(groups) == module.SAMPLED_GROUPS
     assert max(groups) - min(groups) > 40

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 from spiceclust.data.columns import column_of, leaf_of
 from spiceclust.data.decode import DecodeError
 from spiceclust.data.encoded import MAX_BYTES, Encoded, refuse_large, spread
-from spiceclust.data.files import open_regular
+from spiceclust.data.files import file_bytes, open_regular
 from spiceclust.data.wording import counted, printable, several, why
 from spiceclust.errors import SourceError
 
@@ -41,10 +41,12 @@ class Parquet(Encoded):
     Attributes:
         groups: in the order of the rows.
         recent: gives a row group's images; what it gave last, it still has.
+        elsewhere: likewise the paths of files, where images are pairs: what has no bytes lies in a file.
     """
 
     groups: list[Group]
     recent: Recent
+    elsewhere: Recent | None = None
 
     def holders(self) -> list[str]:
         return sorted({group.file for group in self.groups})
@@ -54,12 +56,21 @@ class Parquet(Encoded):
         group = self.groups[number]
         if group.reason:
             raise DecodeError(group.reason)
-        images = self.recent.get(number)
-        content = images[i - group.start].as_py()
+        content = self.recent.get(number)[i - group.start].as_py()
         if content is None:
-            raise DecodeError("empty: the row holds no bytes")
+            return file_bytes(self._path(number, i - group.start), most)
         refuse_large(len(content), most)
         return bytes(content)
+
+    def _path(self, number: int, row: int) -> str:
+        """Where the image of a row without bytes lies."""
+        try:
+            path = self.elsewhere.get(number)[row].as_py() if self.elsewhere else None
+        except UnicodeDecodeError:
+            raise DecodeError("the row holds no bytes, and a path that is no text") from None
+        if not path:
+            raise DecodeError("empty: the row holds no bytes")
+        return str(path)
 
     def sample(self) -> Iterator[int]:
         starts = [group.start for group in self.groups] + [len(self)]
@@ -115,7 +126,7 @@ def open_parquet(files: Sequence[str], column: str = "") -> Parquet:
     shown = {file: printable(os.path.relpath(os.path.abspath(file), root)).replace(os.sep, "/") for file in files}
     groups: list[Group] = []
     paths: list[str] = []
-    leaf, names = "", list(NAMES)
+    leaf, names, named = "", list(NAMES), True
     for file in files:
         try:
             footer = _footer(file)
@@ -124,6 +135,7 @@ def open_parquet(files: Sequence[str], column: str = "") -> Parquet:
                 leaf = leaf_of(footer.schema.field(column))
             groups.extend(_groups(file, footer, leaf, len(paths), shown[file]))
             paths.extend(f"{shown[file]}:{row}" for row in range(footer.rows))
+            named = named and f"{column}.path" in footer.texts
             names = [name for name in [*names, f"{column}.path"] if name in footer.texts]
         except DecodeError as error:
             groups.append(Group(file, 0, len(paths), str(error)))
@@ -133,8 +145,9 @@ def open_parquet(files: Sequence[str], column: str = "") -> Parquet:
     if not any(group.reason for group in groups):
         paths = _named(files, names, len(paths)) or paths
     described = f"{what}, {counted(len(paths), 'row')}, column {column}" if leaf else what
-    recent = Recent(lambda number: _images(groups[number], leaf))
-    return Parquet(paths, described, groups, recent, root=printable(root))
+    recent = Recent(lambda number: _column(groups[number], leaf))
+    elsewhere = Recent(lambda number: _column(groups[number], f"{column}.path")) if named else None
+    return Parquet(paths, described, groups, recent, elsewhere, root=printable(root))
 
 
 class _Footer(NamedTuple):
@@ -180,7 +193,7 @@ def _groups(file: str, footer: _Footer, leaf: str, start: int, shown: str) -> It
         start += count
 
 
-def _images(group: Group, leaf: str) -> Any:
+def _column(group: Group, leaf: str) -> Any:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(group.file) as table:
