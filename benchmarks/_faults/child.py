@@ -165,7 +165,8 @@ class _Writes:
 
     def _before(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(path: Any, *rest: Any, **named: Any) -> Any:
-            self.hit(name, path)
+            if name != "mkdir" or not os.path.isdir(path):  # or nothing would be written
+                self.hit(name, path)
             return call(path, *rest, **named)
 
         return wrapped
