@@ -204,7 +204,7 @@ class ImageMap {
     const theme = this.theme();
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.clearRect(0, 0, this.width, this.height);
-    const size = Math.min(7, Math.max(1.1, 30 / Math.cbrt(this.n)) * Math.sqrt(Math.max(1, this.zoom)) ** 0.7);
+    const size = Math.min(7, Math.max(1.1, 38 / Math.cbrt(this.n)) * Math.sqrt(Math.max(1, this.zoom)) ** 0.7);
     const brush = this.n <= ROUND ? this.discs(size, theme) : this.squares(size);
     const step = this.moving ? Math.ceil(this.n / THINNED) : 1;
     const plain = (i) => (this.picked >= 0 && this.labels[i] !== this.picked) || (this.anySelected && !this.selected[i]);

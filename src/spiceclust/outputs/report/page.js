@@ -351,7 +351,7 @@ function scoreTable({ columns, shipped, rows }) {
     before = stage;
     lines.append(make('tr', {}, make('th', { scope: 'row', textContent: what }), ...texts.map((text) => make('td', { className: 'number', textContent: text || '–' }))));
   }
-  const table = make('table', { className: 'plain' }, make('thead', {}, head), lines);
+  const table = make('table', { className: 'plain scores' }, make('thead', {}, head), lines);
   return make('div', {}, make('h3', { textContent: 'Scores per stage' }), make('div', { className: 'scroll' }, table));
 }
 

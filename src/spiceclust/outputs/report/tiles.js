@@ -18,7 +18,7 @@ function named(text) {
 }
 
 const counted = (n, thing) => `${n.toLocaleString('en')} ${thing}${n === 1 ? '' : 's'}`;
-const percent = (share) => `${Math.round(share * 100)} %`;
+const percent = (share) => `${Math.round(share * 100)}%`;
 
 /** Numbers that were packed as base64 of little-endian integers. */
 function unpack(text, Kind) {
