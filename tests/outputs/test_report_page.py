@@ -263,3 +263,27 @@ def test_an_old_run_has_all_but_the_map(page: Page, make_result: MakeResult, tmp
     assert "before positions were kept" in page.js("document.getElementById('map-body').textContent")
     assert page.js("document.querySelectorAll('.card').length") == 3
     assert page.complaints() == []
+
+
+def test_an_image_that_is_gone_is_an_empty_tile_with_its_name(
+    page: Page, make_result: MakeResult, tmp_path: Path
+) -> None:
+    result, images = placed(make_result)
+    rows = [dataclasses.replace(row, path=f"some folder/{row.path}.png") for row in result.rows]
+    show(page, tmp_path, dataclasses.replace(result, rows=rows))
+    names = page.js("[...document.querySelectorAll('.card .tile')].map(tile => tile.textContent)")
+    assert len(names) > 30
+    assert set(names) <= {f"{i}.png" for i in range(len(rows))}
+    show(page, tmp_path, result, images)
+    assert page.js("document.querySelector('.card .tile').textContent") == ""
+
+
+def test_colours_of_many_clusters_repeat_only_far_apart(page: Page, make_result: MakeResult, tmp_path: Path) -> None:
+    result, _ = placed(make_result, 12)
+    show(page, tmp_path, result)
+    colours, middles = page.js("[map.colours, map.middles.map(([x, y]) => [x, y])]")
+    assert colours[:10] == list(range(10))
+    for cluster in (10, 11):
+        away = [np.hypot(*np.subtract(middles[cluster], middles[other])) for other in range(cluster)]
+        nearest_of = [min((d for d, c in zip(away, colours, strict=False) if c == colour)) for colour in range(10)]
+        assert colours[cluster] == int(np.argmax(nearest_of))
