@@ -68,6 +68,14 @@ def pixels(selector: str) -> str:
     return f"{canvas}.getContext('2d').getImageData(0, 0, {canvas}.width, {canvas}.height).data"
 
 
+def winding(loop: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """(n,) bool: whether a closed line goes around a point, by the angle under which the point sees it."""
+    seen = loop[None] - points[:, None]
+    angles = np.arctan2(seen[..., 1], seen[..., 0])
+    turns = (np.roll(angles, -1, axis=1) - angles + np.pi) % (2 * np.pi) - np.pi
+    return np.asarray(np.abs(turns.sum(axis=1)) > np.pi)
+
+
 def test_it_builds_itself_without_a_word_to_console_or_network(
     page: Page, make_result: MakeResult, tmp_path: Path
 ) -> None:
@@ -87,6 +95,25 @@ def test_it_builds_itself_without_a_word_to_console_or_network(
     assert page.js(f"{pixels('#canvas')}.filter((value, i) => i % 4 === 3 && value > 200).length") > 36 * 20
     assert page.complaints() == []
     assert page.requests() == []
+
+
+def test_points_are_painted_where_they_lie_in_their_clusters_colours(
+    page: Page, make_result: MakeResult, tmp_path: Path
+) -> None:
+    result, images = placed(make_result)
+    show(page, tmp_path, result, images)
+    page.until("map.image && map.frame === null")
+    last = page.js("[0, 1, 2].map(c => map.order.findLast(i => map.labels[i] === c))")  # on top of the others
+    for cluster, point in enumerate(last):
+        x, y = (round(value) for value in page.js(f"[map.screenX({point}), map.screenY({point})]"))
+        at = "[...map.image.data.slice(4 * ({y} * map.image.width + {x}), 4 * ({y} * map.image.width + {x}) + 3)]"
+        found = page.js(at.format(x=x, y=y))
+        wanted = page.js(f"map.theme().palette[{cluster}]")
+        assert "#" + "".join(f"{value:02x}" for value in found) == wanted
+    page.js("pick(1)")
+    page.until("map.frame === null")
+    x, y = (round(value) for value in page.js(f"[map.screenX({last[0]}), map.screenY({last[0]})]"))
+    assert "#" + "".join(f"{value:02x}" for value in page.js(at.format(x=x, y=y))) == page.js("map.theme().grey")
 
 
 def test_the_policy_holds_off_a_script_that_was_put_in(page: Page, make_result: MakeResult, tmp_path: Path) -> None:
@@ -120,7 +147,25 @@ def test_the_lasso_lists_what_is_inside_and_copies_its_paths(
     assert page.js("window.copied").split("\n") == inside
     page.js("[...document.querySelectorAll('#selection button')].find(b => b.textContent === 'Clear').click()")
     assert page.js("document.querySelector('#selection h3').textContent") == "Nothing selected"
+    everything = "[[0, 0], [map.width, 0], [map.width, map.height], [0, map.height]]"
+    assert page.js(f"map.inside({everything}).length") == 36
+    page.js("pick(2)")
+    assert page.js(f"map.inside({everything}).every(i => map.labels[i] === 2)")
     assert page.complaints() == []
+
+
+def test_a_lasso_may_be_of_any_shape(page: Page, make_result: MakeResult, tmp_path: Path) -> None:
+    result, images = placed(make_result, 40)
+    show(page, tmp_path, result, images)
+    numbers = np.random.default_rng(5)
+    angles = np.sort(numbers.uniform(0, 2 * np.pi, 30))
+    width, height, scale = page.js("[map.width, map.height, map.scale()]")
+    reach = numbers.uniform(0.1, 0.6, 30) * scale
+    loop = np.stack([width / 2 + reach * np.cos(angles), height / 2 + reach * np.sin(angles)], axis=1)
+    points = np.array(page.js("Array.from(map.x, (_, i) => [map.screenX(i), map.screenY(i)])"))
+    inside = np.flatnonzero(winding(loop, points)).tolist()
+    assert 20 < len(inside) < len(points) - 20
+    assert page.js(f"map.inside({loop.tolist()})") == inside
 
 
 def test_hover_tells_of_an_image_and_a_click_brings_out_its_cluster(
@@ -226,6 +271,8 @@ def test_hostile_names_do_nothing(page: Page, make_result: MakeResult, tmp_path:
 
 def test_every_control_has_a_name(page: Page, make_result: MakeResult, tmp_path: Path) -> None:
     show(page, tmp_path, *placed(make_result))
+    page.js("document.querySelectorAll('.card').forEach(card => { card.style.contentVisibility = 'visible'; })")
+    page.js("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
     nodes = page.send("Accessibility.getFullAXTree")["nodes"]
     controls = [
         node
