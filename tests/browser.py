@@ -24,8 +24,10 @@ class Page:
         events: all that the browser told unasked, each with `method` and `params`.
     """
 
-    def __init__(self, process: "subprocess.Popen[bytes]", commands: int, answers: int) -> None:
-        self.process, self.commands, self.answers = process, commands, answers
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self.commands, self.answers = process.stdin.fileno(), process.stdout.fileno()
         self.events: list[dict[str, Any]] = []
         self.number, self.session, self.rest = 0, "", b""
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
@@ -127,25 +129,19 @@ class Page:
 def chromium() -> Iterator[Page]:
     """A page in a browser of its own, which ends with the block."""
     assert BINARY is not None
-    command_end, commands = os.pipe()
-    answers, answer_end = os.pipe()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars"]
         words = [BINARY, *options, "--disable-background-networking", f"--user-data-dir={profile}"]
-        # the browser reads commands from its file 3 and writes answers to its file 4
-        shell = f'exec "$@" 3<&{command_end} 4>&{answer_end}'
         process = subprocess.Popen(
-            ["sh", "-c", shell, "sh", *words, "--remote-debugging-pipe"],
-            pass_fds=(command_end, answer_end),
-            stdout=subprocess.DEVNULL,
+            # the browser reads commands from its file 3 and writes answers to its file 4
+            ["sh", "-c", 'exec "$@" 3<&0 4>&1 </dev/null >/dev/null', "sh", *words, "--remote-debugging-pipe"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            bufsize=0,
         )
-        os.close(command_end)
-        os.close(answer_end)
-        try:
-            yield Page(process, commands, answers)
-        finally:
-            process.kill()
-            process.wait()
-            os.close(commands)
-            os.close(answers)
+        with process:
+            try:
+                yield Page(process)
+            finally:
+                process.kill()

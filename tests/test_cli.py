@@ -32,6 +32,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = command(root, "fit", "photos", "--clusters", "3", "--out", "run", "--config", "tiny.json")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("30 images in 3 clusters")
+    assert done.stdout.endswith("run/report.html\n")
     return root
 
 
@@ -59,6 +60,20 @@ def test_fit_leaves_a_contact_sheet_that_opens(place: Path) -> None:
     with Image.open(place / "run/contact_sheet.png") as sheet:
         assert sheet.width > 500
         assert sheet.height > 3 * 56
+
+
+def test_fit_leaves_a_report_and_the_command_writes_it_again_wherever_the_images_are(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = (place / "run/report.html").read_bytes()
+    assert first.count(b'"side":16') == 1
+    shutil.copytree(place / "run", tmp_path / "run")
+    done = command(tmp_path, "report", "run")
+    assert (done.returncode, done.stdout) == (0, "run/report.html\n")
+    assert (tmp_path / "run/report.html").read_bytes() == first
+    monkeypatch.chdir(tmp_path)
+    assert "nowhere" in rejected(monkeypatch, capsys, "report", "run", "--source", "nowhere")
+    assert "is not a run folder" in rejected(monkeypatch, capsys, "report", str(place / "photos"))
 
 
 def test_progress_is_plain_lines_when_not_on_a_terminal(place: Path, tmp_path: Path) -> None:

@@ -96,6 +96,17 @@ def test_a_duplicate_shares_its_original_s_cluster(run: Path) -> None:
     assert (first["cluster"], first["confidence"]) == (second["cluster"], second["confidence"])
 
 
+def test_every_image_has_a_place_in_the_plane(run: Path) -> None:
+    result = Result.load(run)
+    assert result.positions is not None
+    assert (result.positions.shape, result.positions.dtype) == ((len(result.rows), 2), np.float32)
+    by_path = dict(zip((row.path for row in result.rows), result.positions.tolist(), strict=True))
+    assert by_path["broken.jpg"] == by_path["notes.txt"] == [0, 0]
+    assert by_path["a/b/00.png"] == by_path["z copy.png"] != [0, 0]
+    assert np.isfinite(result.positions).all()
+    assert np.ptp(result.positions, axis=0).min() > 0.01
+
+
 def test_the_run_folder_is_complete_and_says_what_was_done(run: Path) -> None:
     expected = {"run.json", "images.parquet", "clusters.csv", "quarantine.csv", "metrics.json", "model", *STAGES}
     assert expected <= {path.name for path in run.iterdir()}

@@ -42,6 +42,16 @@ def test_round_trip(result: Result, tmp_path: Path) -> None:
         assert after.dtype == before.dtype
         np.testing.assert_array_equal(after, before)
     assert (loaded.rows, loaded.run, loaded.metrics) == (result.rows, result.run, result.metrics)
+    assert loaded.positions is None
+
+
+def test_positions_come_back_where_there_are_any(result: Result, tmp_path: Path) -> None:
+    placed = dataclasses.replace(result, positions=np.arange(10, dtype=np.float32).reshape(5, 2))
+    save(placed, tmp_path)
+    found = Result.load(tmp_path).positions
+    assert found is not None
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, placed.positions)
 
 
 def test_clusters_csv_has_a_line_for_each_image_that_was_clustered(result: Result, tmp_path: Path) -> None:

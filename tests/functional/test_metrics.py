@@ -1,4 +1,5 @@
 import math
+from collections import Counter
 from itertools import combinations, permutations
 from random import Random
 from typing import Any
@@ -72,13 +73,16 @@ def labellings(draw: st.DrawFn) -> tuple[list[int], list[str]]:
 def test_scores_are_their_slow_twins(labelling: tuple[list[int], list[str]]) -> None:
     found = score(*labelling)
     assert found.n == len(labelling[0])
+    pairs = Counter(zip(*labelling, strict=True))
+    assert {(cluster, name): n for cluster, row in found.confusion.items() for name, n in row.items()} == pairs
     assert found.acc == pytest.approx(slow_accuracy(*labelling))
     assert found.nmi == pytest.approx(slow_nmi(*labelling), abs=1e-9)
     assert found.ari == pytest.approx(slow_ari(*labelling), abs=1e-9)
 
 
 def test_a_perfect_clustering_by_hand() -> None:
-    assert score([1, 1, 0, 0], ["cat", "cat", "dog", "dog"]) == (1, 1, 1, 4, {0: "dog", 1: "cat"})
+    counts = {0: {"dog": 2}, 1: {"cat": 2}}
+    assert score([1, 1, 0, 0], ["cat", "cat", "dog", "dog"]) == (1, 1, 1, 4, {0: "dog", 1: "cat"}, counts)
 
 
 def test_an_independent_clustering_by_hand() -> None:
@@ -160,7 +164,7 @@ def test_scores_ignore_names_and_order(labelling: tuple[list[int], list[str]], r
 
 @given(labellings())
 def test_scores_keep_their_limits(labelling: tuple[list[int], list[str]]) -> None:
-    acc, nmi, ari, _, _ = score(*labelling)
+    acc, nmi, ari = score(*labelling)[:3]
     assert 0 < acc <= 1
     assert -1e-9 <= nmi <= 1 + 1e-9
     assert -0.5 - 1e-9 <= ari <= 1 + 1e-9
@@ -175,8 +179,10 @@ def test_classes_may_be_numbers(classes: list[Any]) -> None:
 
 def test_scores_are_plain_numbers_that_json_takes() -> None:
     found = score([0, 0, 1], ["a", "b", "b"])
-    assert [type(value) for value in found] == [float, float, float, int, dict]
+    assert [type(value) for value in found] == [float, float, float, int, dict, dict]
     assert {(type(cluster), type(name)) for cluster, name in found.match.items()} == {(int, str)}
+    assert found.confusion == {0: {"a": 1, "b": 1}, 1: {"b": 1}}
+    assert {type(count) for row in found.confusion.values() for count in row.values()} == {int}
 
 
 @given(labellings())

@@ -25,7 +25,7 @@ def test_a_run_is_scored_by_hand(make_result: MakeResult) -> None:
 def test_images_without_a_label_count_nowhere(make_result: MakeResult) -> None:
     result = make_result([0, 1, 0, 0], 2, confidence=[1, 1, 0.7, 0.7], reliable=[False, False, True, True])
     scores, trust = evaluate(result, {"0.png": "a", "1.png": "b", "nowhere.png": "c"})
-    assert scores == Scores(1, pytest.approx(1), 1, 2, {0: "a", 1: "b"})
+    assert scores == Scores(1, pytest.approx(1), 1, 2, {0: "a", 1: "b"}, {0: {"a": 1}, 1: {"b": 1}})
     assert trust == Trust(0, 0, None)
     with pytest.raises(SourceError, match="none of the 1 labels belongs to one of the 4 clustered"):
         evaluate(result, {"nowhere.png": "c"})
@@ -35,8 +35,10 @@ def test_scores_are_added_to_the_label_free_ones(make_result: MakeResult, tmp_pa
     result = make_result([0, 0, 1, 1, 1], 2, reliable=[False] * 5)
     result.save(tmp_path)
     added = write_scores(tmp_path, result, *evaluate(result, CLASSES))
-    assert {"acc", "nmi", "ari", "n", "match", "ece", "reliable_share", "reliable_precision"} == added.keys()
+    trusted = {"ece", "reliable_share", "reliable_precision"}
+    assert {"acc", "nmi", "ari", "n", "match", "confusion", *trusted} == added.keys()
     written = Result.load(tmp_path).metrics
     assert written == {**result.metrics, **added}
     assert written["match"] == {"0": "a", "1": "b"}
+    assert written["confusion"] == {"0": {"a": 2}, "1": {"a": 1, "b": 2}}
     assert written["reliable_precision"] is None

@@ -2,8 +2,8 @@
 // The map: all points on one canvas, with zoom, pan, hover, choice by click and by lasso.
 
 const CELLS = 96; // the map is searched through a grid of so many cells a side
-const ROUND = 20000; // up to so many points are drawn as discs, more as squares
-const THINNED = 40000; // beyond, only a part is drawn while the map moves
+const OUTLINED = 4000; // up to so many points have an outline, which parts those that lie on each other
+const GREY = 10; // after the ten colours
 const REACH = 14; // pixels around the pointer within which a point is found
 
 class ImageMap {
@@ -16,7 +16,7 @@ class ImageMap {
   constructor(canvas, points, clusters, told) {
     Object.assign(this, points, { canvas, clusters, told });
     this.n = this.x.length;
-    this.context = canvas.getContext('2d');
+    this.context = canvas.getContext('2d', { willReadFrequently: true });
     this.picked = -1;
     this.selected = new Uint8Array(this.n);
     this.anySelected = false;
@@ -61,13 +61,13 @@ class ImageMap {
     this.left += (x - this.width / 2) * (1 / before - 1 / after);
     this.top += (y - this.height / 2) * (1 / before - 1 / after);
     this.zoom = zoom;
-    this.moved();
+    this.redraw();
   }
 
   pan(dx, dy) {
     this.left = Math.min(1, Math.max(0, this.left - dx / this.scale()));
     this.top = Math.min(1, Math.max(0, this.top - dy / this.scale()));
-    this.moved();
+    this.redraw();
   }
 
   // Places
@@ -175,19 +175,18 @@ class ImageMap {
     this.redraw();
   }
 
+  /** Draws all again in the next frame. */
   redraw() {
+    this.stale = true;
+    this.redrawTop();
+  }
+
+  /** Draws again what lies on the points. */
+  redrawTop() {
     this.frame ??= requestAnimationFrame(() => {
       this.frame = null;
       this.draw();
     });
-  }
-
-  /** While it moves, a map of very many points is thinned out. */
-  moved() {
-    this.moving = this.n > THINNED;
-    clearTimeout(this.rest);
-    if (this.moving) this.rest = setTimeout(() => { this.moving = false; this.redraw(); }, 150);
-    this.redraw();
   }
 
   theme() {
@@ -200,54 +199,67 @@ class ImageMap {
   }
 
   draw() {
-    const { context, ratio } = this;
     const theme = this.theme();
-    context.setTransform(ratio, 0, 0, ratio, 0, 0);
-    context.clearRect(0, 0, this.width, this.height);
-    const size = Math.min(7, Math.max(1.1, 30 / Math.cbrt(this.n)) * Math.sqrt(Math.max(1, this.zoom)) ** 0.7);
-    const brush = this.n <= ROUND ? this.discs(size, theme) : this.squares(size);
-    const step = this.moving ? Math.ceil(this.n / THINNED) : 1;
-    const plain = (i) => (this.picked >= 0 && this.labels[i] !== this.picked) || (this.anySelected && !this.selected[i]);
-    for (const grey of [true, false]) {
-      if (grey && this.picked < 0 && !this.anySelected) continue;
-      for (let k = 0; k < this.n; k += step) {
-        const i = this.order[k];
-        if (plain(i) !== grey) continue;
-        const [x, y] = [this.screenX(i), this.screenY(i)];
-        if (x < -8 || y < -8 || x > this.width + 8 || y > this.height + 8) continue;
-        brush(x, y, grey ? 10 : this.colours[this.labels[i]], theme);
-      }
-    }
+    const size = Math.min(7, Math.max(1.1, 38 / Math.cbrt(this.n)) * Math.max(1, this.zoom) ** 0.35);
+    if (this.stale) this.paint(size, theme);
+    this.stale = false;
+    this.context.putImageData(this.image, 0, 0);
+    this.context.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
     this.drawNumbers(theme);
     if (this.hovered >= 0) this.ring(this.hovered, size + 4, theme);
     this.drawLoop(theme);
   }
 
-  discs(size, theme) {
-    const side = Math.ceil((size + 1.5) * 2 * this.ratio);
-    const stamps = [...theme.palette, theme.grey].map((colour) => {
-      const stamp = document.createElement('canvas');
-      stamp.width = stamp.height = side;
-      const context = stamp.getContext('2d');
-      context.arc(side / 2, side / 2, size * this.ratio, 0, 7);
-      context.fillStyle = colour;
-      context.fill();
-      context.strokeStyle = theme.paper;
-      context.lineWidth = 0.75 * this.ratio;
-      context.stroke();
-      return stamp;
-    });
-    const drawn = side / this.ratio;
-    return (x, y, colour) => this.context.drawImage(stamps[colour], x - drawn / 2, y - drawn / 2, drawn, drawn);
+  /** Paints the points into an image, pixel by pixel: ten times as fast as the canvas draws so many discs. */
+  paint(size, theme) {
+    const { width, height } = this.canvas;
+    if (this.image?.width !== width || this.image?.height !== height) this.image = new ImageData(width, height);
+    const pixels = this.image.data;
+    const parse = (colour) => [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16));
+    const paper = parse(theme.paper);
+    new Uint32Array(pixels.buffer).fill(new Uint32Array(Uint8Array.of(...paper, 255).buffer)[0]);
+    const colours = [...theme.palette, theme.grey].map(parse);
+    const stamp = this.stamp(size * this.ratio, this.n <= OUTLINED ? this.ratio : 0);
+    const scale = this.scale() * this.ratio;
+    const [left, top] = [width / 2 - this.left * scale, height / 2 - this.top * scale];
+    const greyed = (i) => (this.picked >= 0 && this.labels[i] !== this.picked) || (this.anySelected && !this.selected[i]);
+    for (const grey of this.picked >= 0 || this.anySelected ? [true, false] : [false]) {
+      for (const i of this.order) {
+        if (greyed(i) !== grey) continue;
+        const x = Math.round(left + this.x[i] * scale);
+        const y = Math.round(top + (1 - this.y[i]) * scale);
+        if (x < -stamp.reach || y < -stamp.reach || x > width + stamp.reach || y > height + stamp.reach) continue;
+        const colour = colours[grey ? GREY : this.colours[this.labels[i]]];
+        for (let k = 0; k < stamp.n; k++) {
+          const column = x + stamp.dx[k];
+          const row = y + stamp.dy[k];
+          if (column < 0 || row < 0 || column >= width || row >= height) continue;
+          const at = 4 * (row * width + column);
+          const own = stamp.own[k];
+          const rim = stamp.rim[k];
+          for (let c = 0; c < 3; c++) pixels[at + c] = colour[c] * own + paper[c] * rim + pixels[at + c] * (1 - own - rim);
+        }
+      }
+    }
   }
 
-  squares(size) {
-    let last = -1;
-    return (x, y, colour, theme) => {
-      if (colour !== last) this.context.fillStyle = colour === 10 ? theme.grey : theme.palette[colour];
-      last = colour;
-      this.context.fillRect(x - size, y - size, 2 * size, 2 * size);
-    };
+  /** The pixels of a disc and its rim, in device pixels, and how much each covers of them. */
+  stamp(radius, rim) {
+    const reach = Math.ceil(radius + rim);
+    const found = { reach, dx: [], dy: [], own: [], rim: [] };
+    const covered = (distance, within) => Math.min(1, Math.max(0, within + 0.5 - distance));
+    for (let dy = -reach; dy <= reach; dy++) {
+      for (let dx = -reach; dx <= reach; dx++) {
+        const own = covered(Math.hypot(dx, dy), radius);
+        const all = covered(Math.hypot(dx, dy), radius + rim);
+        if (!all) continue;
+        found.dx.push(dx);
+        found.dy.push(dy);
+        found.own.push(own);
+        found.rim.push(all - own);
+      }
+    }
+    return { ...found, n: found.dx.length };
   }
 
   /** The clusters' numbers at their middles; of those that would lie on each other, the first. */
@@ -344,7 +356,7 @@ class ImageMap {
       this.magnify(far([x, y]) / far(before), (x + other[0]) / 2, (y + other[1]) / 2);
     } else if (this.loop.length) {
       this.loop.push([x, y]);
-      this.redraw();
+      this.redrawTop();
     } else this.pan(x - before[0], y - before[1]);
     this.pointers.set(event.pointerId, [x, y]);
   }
@@ -386,7 +398,7 @@ class ImageMap {
   }
 
   hover(point, x, y) {
-    if (point !== this.hovered) this.redraw();
+    if (point !== this.hovered) this.redrawTop();
     this.hovered = point;
     this.told.hover(point, x, y);
   }

@@ -18,6 +18,7 @@ let map = null;
 
 const describe = (point) =>
   `${points.paths[point]}, cluster ${points.labels[point]}, confidence ${points.confidence[point].toFixed(2)}`;
+const nameOf = (point) => points.paths[point].split('/').pop();
 const colourOf = (cluster) => (map ? map.colours[cluster] : cluster % 10);
 
 function swatch(cluster) {
@@ -64,7 +65,7 @@ function meter(share) {
 }
 
 function figure(title, shown) {
-  const row = tileRow(shown, tiles, describe, openDetail);
+  const row = tileRow(shown, tiles, { describe, nameOf, open: openDetail });
   row.setAttribute('aria-label', `${title}: ${counted(shown.length, 'image')}`);
   return make('div', { className: 'figure' }, make('h4', { textContent: title }), row);
 }
@@ -79,6 +80,8 @@ function clusterCard(cluster, number) {
     return card;
   }
   head.append(make('span', { className: 'size', textContent: counted(cluster.size, 'image') }));
+  const matched = content.truth?.rows.find((row) => row.cluster === number)?.match ?? null;
+  if (matched !== null) title.append(make('span', { className: 'match' }, named(content.truth.classes[matched])));
   if (map) {
     const show = make('button', { type: 'button', className: 'small', textContent: 'Show on map' });
     show.setAttribute('aria-label', `Show cluster ${number} on the map`);
@@ -179,7 +182,7 @@ function showSelection(chosen) {
   clear.addEventListener('click', () => pick(-1));
   const withPictures = chosen.filter((point) => tiles.has(point));
   const shown = (withPictures.length ? withPictures : chosen).slice(0, STRIP);
-  const row = tileRow(shown, tiles, describe, openDetail);
+  const row = tileRow(shown, tiles, { describe, nameOf, open: openDetail });
   row.setAttribute('aria-label', 'Selected images');
   panel.append(
     make('h3', { textContent: `${counted(chosen.length, 'image')} in ${counted(sizes.size, 'cluster')}` }),
@@ -351,7 +354,7 @@ function scoreTable({ columns, shipped, rows }) {
     before = stage;
     lines.append(make('tr', {}, make('th', { scope: 'row', textContent: what }), ...texts.map((text) => make('td', { className: 'number', textContent: text || '–' }))));
   }
-  const table = make('table', { className: 'plain' }, make('thead', {}, head), lines);
+  const table = make('table', { className: 'plain scores' }, make('thead', {}, head), lines);
   return make('div', {}, make('h3', { textContent: 'Scores per stage' }), make('div', { className: 'scroll' }, table));
 }
 

@@ -18,7 +18,7 @@ function named(text) {
 }
 
 const counted = (n, thing) => `${n.toLocaleString('en')} ${thing}${n === 1 ? '' : 's'}`;
-const percent = (share) => `${Math.round(share * 100)} %`;
+const percent = (share) => `${Math.round(share * 100)}%`;
 
 /** Numbers that were packed as base64 of little-endian integers. */
 function unpack(text, Kind) {
@@ -96,13 +96,17 @@ class Tiles {
   }
 }
 
-/** A row of tiles as buttons: one stop of the tab key, walked through with the arrow keys. */
-function tileRow(points, tiles, describe, open) {
+/**
+ * A row of tiles as buttons: one stop of the tab key, walked through with the arrow keys.
+ * @param describe what a point is, in words; `nameOf` what stands in a tile without a picture.
+ */
+function tileRow(points, tiles, { describe, nameOf, open }) {
   const row = make('div', { className: 'tiles', role: 'group' });
   points.forEach((point, i) => {
     const button = make('button', { type: 'button', className: 'tile', tabIndex: i ? -1 : 0, title: describe(point) });
     button.setAttribute('aria-label', describe(point));
     button.append(tiles.picture(point));
+    if (!tiles.has(point)) button.append(make('span', { className: 'name', 'aria-hidden': 'true' }, named(nameOf(point))));
     button.addEventListener('click', () => open(point));
     row.append(button);
   });
