@@ -66,6 +66,9 @@ def fit(
     seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = 0,
     device: DeviceOption = "auto",
     config: Annotated[Path | None, typer.Option(help="JSON file whose fields override the preset's.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that decode images; 0 for none, which sets no limits.", min=0)
+    ] = None,
     compile: Annotated[
         bool, typer.Option("--compile", help="Compile the networks first, which only long trainings get back.")
     ] = False,
@@ -88,7 +91,7 @@ def fit(
     from spiceclust.outputs.contact_sheet import write_contact_sheet
     from spiceclust.progress import for_stderr
 
-    images = open_source(source, exclude=[out])
+    images = open_source(source, exclude=[out], workers=workers)
     result = pipeline.fit(images, request, out, device=device, progress=for_stderr(), compile=compile)
     write_contact_sheet(out / "contact_sheet.png", result, images.picture)
     clustered = int((result.labels >= 0).sum())

@@ -23,6 +23,7 @@ import numpy as np
 
 from spiceclust.data import worker as protocol
 from spiceclust.data.decode import MAX_PIXELS, MAX_ROOM, DecodeError, RoomError
+from spiceclust.data.wording import one_line
 from spiceclust.data.worker import HEADER, PICTURE, SECONDS, SQUARE, Decoded
 
 MOST: Final = 8  # workers, unless more are asked for: the process that feeds them keeps no more busy
@@ -51,13 +52,15 @@ class Decoder:
 
     Attributes:
         workers: as given or found; 0 once no process could be started, of which a warning tells.
-        died: how many processes a file has ended.
+        crashed: how many workers a file has killed, or has made hang.
+        stopped: how many have met the limit of time.
         slowest: seconds that the slowest file took.
     """
 
     def __init__(self, workers: int | None = None) -> None:
         self.workers = min(MOST, len(os.sched_getaffinity(0))) if workers is None else workers
-        self.died = 0
+        self.crashed = 0
+        self.stopped = 0
         self.slowest = 0.0
         self._room = SHARED_ROOM // max(1, self.workers)
         self._slots = threading.Semaphore(self.workers)
@@ -164,11 +167,14 @@ class Decoder:
                 found.append(answer)
         except _BrokenError as error:
             ended_by = worker.close()
-            self.died += 1
             if ended_by == signal.SIGPROF:
+                self.stopped += 1
                 found.append(DecodeError(f"took longer than {SECONDS:g} s to decode"))
-            elif error.hung or not worker.answered:
-                found.append(DecodeError(str(error) or f"the decoder crashed (signal {ended_by})"))
+            else:
+                self.crashed += 1
+                how = f"the decoder crashed (signal {ended_by})" if ended_by else "the decoder ended without an answer"
+                if error.hung or not worker.answered:
+                    found.append(DecodeError(str(error) or how))
         self.slowest = max(self.slowest, worker.slowest)
         return found
 
@@ -251,7 +257,7 @@ class _Worker:
     def _read(self, kind: bytes, side: int) -> Answer:
         status, width, height, length = protocol.ANSWER.unpack(self._exactly(protocol.ANSWER.size))
         if status in (protocol.BAD, protocol.ROOM) and length <= _REASON:
-            reason = " ".join(self._exactly(length).decode("utf-8", "replace").split())
+            reason = one_line(self._exactly(length).decode("utf-8", "replace"))
             return (RoomError if status == protocol.ROOM else DecodeError)(reason)
         sides = {SQUARE: (side, side), PICTURE: (height, width), HEADER: (0, 0)}[kind]
         most = PICTURE_PIXELS if kind == PICTURE else MAX_PIXELS
@@ -283,6 +289,7 @@ class _First:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
         self._lock = threading.RLock()
         weakref.finalize(self, self.close)
 
@@ -300,21 +307,20 @@ class _First:
             path = [entry for entry in sys.path if isinstance(entry, str)]
             self._control, theirs = socket.socketpair()
             self._control.settimeout(WAIT)
-            with theirs:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-P", "-W", "ignore", "-c", _BOOT, *path],
-                    stdin=theirs.fileno(),
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    env=os.environ | _ONE_THREAD,
-                )
             try:
-                ready = self._control.recv(1)
-            except OSError:
-                ready = b""
-            if not ready:
+                with theirs:
+                    self._process = subprocess.Popen(
+                        [sys.executable, "-P", "-W", "ignore", "-c", _BOOT, *path],
+                        stdin=theirs.fileno(),
+                        stdout=subprocess.DEVNULL,
+                        stderr=subprocess.DEVNULL,
+                        env=os.environ | _ONE_THREAD,
+                    )
+                if not self._control.recv(1):
+                    raise OSError(f"{sys.executable} does not run {protocol.__name__}")
+            except BaseException:
                 self.close()
-                raise OSError(f"{sys.executable} does not run {protocol.__name__}")
+                raise
 
     def start(self, room: int) -> _Worker:
         """A copy, for pictures that take `room` bytes.
@@ -333,6 +339,7 @@ class _First:
 
     def _copy(self, room: int) -> _Worker:
         control = self._control
+        assert control is not None
         control.sendall(protocol.ASKED.pack(protocol.START, room))
         told, handles, _, _ = socket.recv_fds(control, protocol.STARTED.size, 1)
         (number,) = protocol.STARTED.unpack(told)
@@ -356,9 +363,10 @@ class _First:
         """Ends the process and all its copies."""
         with self._lock:
             process, self._process = self._process, None
+            if self._control is not None:
+                self._control.close()
             if process is None:
                 return
-            self._control.close()
             try:
                 process.wait(WAIT)
             except subprocess.TimeoutExpired:
@@ -368,7 +376,7 @@ class _First:
     def forget(self) -> None:
         """In a fork of this process, which must have its own: what is there belongs to the other one."""
         self._lock = threading.RLock()
-        if self._process is not None:
+        if self._process is not None and self._control is not None:
             self._process.returncode = 0  # nobody here can wait for it
             self._process = None
             self._control.close()
