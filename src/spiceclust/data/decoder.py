@@ -29,7 +29,8 @@ from spiceclust.data.worker import HEADER, PICTURE, SECONDS, SQUARE, Decoded
 MOST: Final = 8  # workers, unless more are asked for: the process that feeds them keeps no more busy
 SHARED_ROOM: Final = 640_000_000  # bytes that all workers together may take for pictures; what needs more goes alone
 PICTURE_PIXELS: Final = 16_000_000  # of a picture for people to look at; a larger one is made smaller
-WAIT: Final = 60.0  # seconds without an answer, for what neither computes nor ends
+START: Final = 120.0  # seconds in which the first process must be ready, or have done what is asked of it
+ASLEEP: Final = 5.0  # seconds in which a worker that owes an answer must compute or wait for a processor
 _REASON: Final = 1000  # bytes
 _BOOT: Final = (
     "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); sys.path[:] = sys.argv[1:]; "
@@ -209,12 +210,12 @@ class _Worker:
         sound: whether it can be asked again.
     """
 
-    def __init__(self, connection: socket.socket, room: int, end: Callable[[], int]) -> None:
+    def __init__(self, number: int, connection: socket.socket, room: int, end: Callable[[], int]) -> None:
         self.answered = 0
         self.slowest = 0.0
         self.sound = True
-        self._connection, self._room, self._end = connection, room, end
-        self._stream = connection.makefile("rb")
+        self._number, self._connection, self._room, self._end = number, connection, room, end
+        self._connection.settimeout(ASLEEP / 2)  # twice asleep, without a tick between, is asleep
         self._owner = os.getpid()
 
     def ask(self, kind: bytes, side: int, contents: list[bytes]) -> Iterator[Answer]:
@@ -237,17 +238,14 @@ class _Worker:
         start = time.perf_counter()
         try:
             if count > 1:
-                self._connection.sendall(b"".join(contents))
-                contents.clear()
+                contents[:] = [b"".join(contents)]
             while contents:
-                self._connection.sendall(contents.pop(0))
+                self._exchange(self._connection.send, memoryview(contents.pop(0)))
             for _ in range(count):
                 yield self._read(kind, side)
                 self.answered += 1
                 now = time.perf_counter()
                 self.slowest, start = max(self.slowest, now - start), now
-        except TimeoutError:
-            raise _BrokenError(f"the decoder hung: no answer in {WAIT:g} s", hung=True) from None
         except OSError:
             raise _BrokenError from None
         finally:
@@ -266,20 +264,38 @@ class _Worker:
         if kind == HEADER:
             return None, width, height
         pixels = np.empty((*sides, 3), np.uint8)
-        if self._stream.readinto(pixels.data.cast("B")) < length:
-            raise _BrokenError
+        self._exchange(self._connection.recv_into, pixels.data.cast("B"))
         return pixels, width, height
 
-    def _exactly(self, length: int) -> bytes:
-        found = self._stream.read(length)
-        if len(found) < length:
-            raise _BrokenError
+    def _exactly(self, length: int) -> bytearray:
+        found = bytearray(length)
+        self._exchange(self._connection.recv_into, memoryview(found))
         return found
+
+    def _exchange(self, some: Callable[[memoryview], int], all_of_it: memoryview) -> None:
+        """Sends or receives, until all is done or the worker sleeps over it."""
+        asleep: list[bytes] = []
+        while all_of_it:
+            try:
+                done = some(all_of_it)
+            except TimeoutError:
+                before, asleep = asleep, self._asleep()
+                if asleep and asleep == before:
+                    raise _BrokenError(f"the decoder hung: it slept for {ASLEEP:g} s", hung=True) from None
+                continue
+            if not done:
+                raise _BrokenError
+            all_of_it = all_of_it[done:]
+
+    def _asleep(self) -> list[bytes]:
+        """How long it has computed, if it does not now, nor waits for a processor or the disk."""
+        with open(f"/proc/{self._number}/stat", "rb") as file:
+            state, *facts = file.read().rpartition(b")")[2].split()
+        return facts[10:12] if state in (b"S", b"T") else []
 
     def close(self) -> int:
         """Ends the process: the signal by which it had ended before, if it had."""
         self.sound = False
-        self._stream.close()
         self._connection.close()
         return self._end()
 
@@ -306,7 +322,7 @@ class _First:
                 raise OSError("this Python does not know its own executable")
             path = [entry for entry in sys.path if isinstance(entry, str)]
             self._control, theirs = socket.socketpair()
-            self._control.settimeout(WAIT)
+            self._control.settimeout(START)
             try:
                 with theirs:
                     self._process = subprocess.Popen(
@@ -344,7 +360,6 @@ class _First:
         told, handles, _, _ = socket.recv_fds(control, protocol.STARTED.size, 1)
         (number,) = protocol.STARTED.unpack(told)
         connection = socket.socket(fileno=handles[0])
-        connection.settimeout(WAIT)
         ended: list[int] = []
 
         def end() -> int:
@@ -357,7 +372,7 @@ class _First:
                         ended.append(signal.SIGKILL)
             return ended[0]
 
-        return _Worker(connection, room, end)
+        return _Worker(number, connection, room, end)
 
     def close(self) -> None:
         """Ends the process and all its copies."""
@@ -368,7 +383,7 @@ class _First:
             if process is None:
                 return
             try:
-                process.wait(WAIT)
+                process.wait(START)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
