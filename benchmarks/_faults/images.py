@@ -95,7 +95,7 @@ def watched(words: list[str]) -> tuple[subprocess.CompletedProcess[str], int]:
 
         def watch() -> None:
             nonlocal peak
-            while not over.wait(0.05):
+            while not over.wait(0.1):
                 peak = max(peak, sum(map(memory, family(process.pid))))
 
         watcher = threading.Thread(target=watch)

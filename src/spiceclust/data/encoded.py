@@ -100,7 +100,7 @@ class Encoded(ABC):
         """
         answer = self.decoder.picture(lambda: self.fetch(i))
         if isinstance(answer, DecodeError):
-            raise answer
+            raise DecodeError(str(answer))  # itself would be held by this frame, and keep the decoder
         assert answer[0] is not None
         return answer[0]
 
