@@ -41,11 +41,11 @@ def load(content: bytes, at_least: int | None, room: int) -> Any:
 def answer(*given: Any) -> Any:
     parts = honest(*given)
     instead = {
-        b"long": [worker.ANSWER.pack(worker.BAD, 0, 0, 10**9)],
-        b"wide": [worker.ANSWER.pack(worker.OK, 10**5, 10**5, 3 * 5 * 5)],
-        b"what": [worker.ANSWER.pack(77, 0, 0, 0)],
+        b"long": [worker.ANSWER.pack(worker.BAD, 0, 0, 10**9, 0.0)],
+        b"wide": [worker.ANSWER.pack(worker.OK, 10**5, 10**5, 3 * 5 * 5, 0.0)],
+        b"what": [worker.ANSWER.pack(77, 0, 0, 0, 0.0)],
         b"half": [parts[0][:5]],
-        b"lines": [worker.ANSWER.pack(worker.BAD, 0, 0, 11), b"\xff one\n\x1b two"],
+        b"lines": [worker.ANSWER.pack(worker.BAD, 0, 0, 11, 0.0), b"\xff one\n\x1b two"],
     }
     return instead.get(given[1].strip(), parts)
 

@@ -55,14 +55,15 @@ class Decoder:
         workers: as given or found; 0 once no process could be started, of which a warning tells.
         crashed: how many workers a file has killed, or has made hang.
         stopped: how many have met the limit of time.
-        slowest: seconds that the slowest file took.
+        slowest: seconds that the slowest file took, by the clock and of processor time, which a busy machine leaves as
+            it is.
     """
 
     def __init__(self, workers: int | None = None) -> None:
         self.workers = min(MOST, len(os.sched_getaffinity(0))) if workers is None else workers
         self.crashed = 0
         self.stopped = 0
-        self.slowest = 0.0
+        self.slowest = (0.0, 0.0)
         self._room = SHARED_ROOM // max(1, self.workers)
         self._slots = threading.Semaphore(self.workers)
         self._alone = threading.Lock()
@@ -170,13 +171,14 @@ class Decoder:
             ended_by = worker.close()
             if ended_by == signal.SIGPROF:
                 self.stopped += 1
+                worker.computed = SECONDS
                 found.append(DecodeError(f"took longer than {SECONDS:g} s to decode"))
             else:
                 self.crashed += 1
                 how = f"the decoder crashed (signal {ended_by})" if ended_by else "the decoder ended without an answer"
                 if error.hung or not worker.answered:
                     found.append(DecodeError(str(error) or how))
-        self.slowest = max(self.slowest, worker.slowest)
+        self.slowest = max(self.slowest[0], worker.slowest), max(self.slowest[1], worker.computed)
         return found
 
 
@@ -206,13 +208,14 @@ class _Worker:
 
     Attributes:
         answered: how many files it has answered for.
-        slowest: seconds that the slowest of them took, and the one that ended it.
+        slowest: seconds by the clock that the slowest of them took, and the one that ended it.
+        computed: seconds of processor time that the slowest took.
         sound: whether it can be asked again.
     """
 
     def __init__(self, number: int, connection: socket.socket, room: int, end: Callable[[], int]) -> None:
         self.answered = 0
-        self.slowest = 0.0
+        self.slowest = self.computed = 0.0
         self.sound = True
         self._number, self._connection, self._room, self._end = number, connection, room, end
         self._connection.settimeout(ASLEEP / 2)  # twice asleep, without a tick between, is asleep
@@ -253,7 +256,8 @@ class _Worker:
         self.sound = True
 
     def _read(self, kind: bytes, side: int) -> Answer:
-        status, width, height, length = protocol.ANSWER.unpack(self._exactly(protocol.ANSWER.size))
+        status, width, height, length, computed = protocol.ANSWER.unpack(self._exactly(protocol.ANSWER.size))
+        self.computed = max(self.computed, computed)
         if status in (protocol.BAD, protocol.ROOM) and length <= _REASON:
             reason = one_line(self._exactly(length).decode("utf-8", "replace"))
             return (RoomError if status == protocol.ROOM else DecodeError)(reason)
