@@ -14,6 +14,7 @@ from PIL import Image
 
 from pictures import encoded, picture
 from spiceclust.data import decoder as module
+from spiceclust.data import processes
 from spiceclust.data.decode import DecodeError, decode_square
 from spiceclust.data.decoder import Decoder
 from spiceclust.data.images import Images, load
@@ -43,8 +44,8 @@ def children(process: int) -> list[int]:
 
 
 def first_process() -> int:
-    assert module._FIRST._process is not None
-    return module._FIRST._process.pid
+    assert processes.FIRST._process is not None
+    return processes.FIRST._process.pid
 
 
 def test_a_killed_first_process_is_replaced() -> None:
@@ -142,12 +143,12 @@ def test_nothing_is_left_after_reading(folder: Path) -> None:
     del source
     assert children(first_process()) == []
     first = first_process()
-    module._FIRST.close()
+    processes.FIRST.close()
     assert first not in children(os.getpid())  # nor a zombie
 
 
 def test_without_an_executable_this_process_decodes_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    module._FIRST.close()
+    processes.FIRST.close()
     for executable in ("", "/nowhere/python", "/bin/true"):
         monkeypatch.setattr(sys, "executable", executable)
         decoder = Decoder(2)
@@ -159,14 +160,14 @@ def test_without_an_executable_this_process_decodes_and_says_so(monkeypatch: pyt
 
 SCRIPT = """
 import os, signal, sys, time
-from spiceclust.data import decoder
+from spiceclust.data import processes
 from spiceclust.data.images import load
 from spiceclust.data.sources import open_source
 from spiceclust.progress import Silent
 print("begun", flush=True)
 source = open_source(sys.argv[1], workers=2)
 size = source.native_size()
-first = decoder._FIRST._process.pid
+first = processes.FIRST._process.pid
 """
 
 
@@ -195,7 +196,7 @@ source.native_size()
 child = os.fork()
 two = load(source, 12, None, Silent()).fingerprint
 if not child:
-    os._exit(0 if one == two and decoder._FIRST._process.pid != first else 1)
+    os._exit(0 if one == two and processes.FIRST._process.pid != first else 1)
 print(os.waitpid(child, 0)[1], one == two)
 """
     assert run_script(folder, tmp_path, code) == ("begun\n0 True\n", "")
@@ -231,7 +232,7 @@ try:
         load(source, 12, None, Silent())
 except KeyboardInterrupt:
     load(source, 12, None, Silent())
-    print(decoder._FIRST._process.pid == first)
+    print(processes.FIRST._process.pid == first)
 """
     assert run_script(folder, tmp_path, code, end=signal.SIGINT) == ("begun\nready\nTrue\n", "")
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pictures import encoded
-from spiceclust.data import decoder as module
+from spiceclust.data import processes
 from spiceclust.data.decode import DecodeError, decode_square
 from spiceclust.data.decoder import Decoder
 
@@ -20,12 +20,12 @@ GOOD = [encoded(i) for i in range(6)]
 @pytest.fixture(autouse=True, scope="module")
 def unruly() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_BOOT", module._BOOT.replace("spiceclust.data.worker", "unruly"))
+        patch.setattr(processes, "BOOT", processes.BOOT.replace("spiceclust.data.worker", "unruly"))
         patch.setattr(sys, "path", [*sys.path, str(Path(__file__).parent)])
         patch.setenv("UNRULY_SECONDS", "0.3")
-        module._FIRST.close()
+        processes.FIRST.close()
         yield
-        module._FIRST.close()
+        processes.FIRST.close()
 
 
 def told(decoder: Decoder, contents: list[bytes]) -> list[str]:
@@ -79,7 +79,7 @@ def test_a_file_that_computes_without_end_is_stopped() -> None:
 
 @pytest.mark.parametrize("order", [b"sleep", b"half"])
 def test_a_decoder_that_says_nothing_is_not_waited_for(order: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ASLEEP", 0.5)
+    monkeypatch.setattr(processes, "ASLEEP", 0.5)
     with Decoder(1) as decoder:
         assert told(decoder, [GOOD[0], order]) == ["", "the decoder hung: it slept for 0.5 s"]
         assert told(decoder, [GOOD[1]]) == [""]

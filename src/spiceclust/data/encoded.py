@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spiceclust.data.decode import DecodeError
-from spiceclust.data.decoder import Answer, Decoder
+from spiceclust.data.decoder import Decoder
+from spiceclust.data.processes import Answer
 from spiceclust.manifest import Row
 
 MAX_BYTES = 2**28  # a larger file is no photo, and reading it would fill the memory
