@@ -69,6 +69,9 @@ def fit(
     seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = 0,
     device: DeviceOption = "auto",
     config: Annotated[Path | None, typer.Option(help="JSON file whose fields override the preset's.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that decode images; 0 for none, which sets no limits.", min=0)
+    ] = None,
     compile: Annotated[
         bool, typer.Option("--compile", help="Compile the networks first, which only long trainings get back.")
     ] = False,
@@ -93,7 +96,7 @@ def fit(
     from spiceclust.progress import for_stderr
     from spiceclust.run_folder import locked
 
-    images, progress = open_source(source, exclude=[out]), for_stderr()
+    images, progress = open_source(source, exclude=[out], workers=workers), for_stderr()
     result = pipeline.fit(images, request, out, device=device, progress=progress, compile=compile)
     with locked(out, progress):
         write_contact_sheet(out / "contact_sheet.png", result, images.picture)

@@ -246,7 +246,7 @@ def test_noise_in_a_file_ends_in_reasons(tmp_path: Path, seed: int) -> None:
 
 def test_each_row_group_is_read_once_by_many_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.parquet", {"image": [encoded(i) for i in range(60)]}, 10)
-    source = open_source(path)
+    source = open_source(path, workers=4)
     groups: list[int] = []
     plain = module._column
 
@@ -255,9 +255,8 @@ def test_each_row_group_is_read_once_by_many_threads(tmp_path: Path, monkeypatch
         return plain(group, leaf)
 
     monkeypatch.setattr(module, "_column", count)
-    monkeypatch.setattr("os.cpu_count", lambda: 4)
     images = load(source, 8, None, Silent())
-    assert groups == [0, 1, 2, 3, 4, 5]
+    assert sorted(groups) == [0, 1, 2, 3, 4, 5]  # threads come to a group in any order
     assert images.pixels.shape == (60, 3, 8, 8)
     assert np.array_equal(images.pixels[33], picture(33)[:, 1:9].transpose(2, 0, 1))
 

@@ -31,6 +31,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from spiceclust.data.wording import one_line
 from spiceclust.errors import SpiceError
 
 MAX_PIXELS = 178_000_000  # just below where Pillow itself refuses, so that our message with both sides comes first
@@ -350,7 +351,7 @@ def _stretch(values: NDArray[np.number], low: float, high: float) -> NDArray[np.
 
 def _reason(error: Exception, prefix: bytes) -> str:
     name = _format(prefix)
-    text = " ".join(str(error).split())[:120]
+    text = one_line(str(error))[:120]
     if isinstance(error, Image.DecompressionBombError):
         return f"too large: {text}"
     if "truncated" in text.lower() or isinstance(error, EOFError):

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spiceclust.data.decode import DecodeError
-from spiceclust.data.decoder import Answer, Decoder
+from spiceclust.data.decoder import Decoder
+from spiceclust.data.processes import Answer
 from spiceclust.manifest import Row
 
 MAX_BYTES = 2**28  # a larger file is no photo, and reading it would fill the memory
@@ -100,7 +101,7 @@ class Encoded(ABC):
         """
         answer = self.decoder.picture(lambda: self.fetch(i))
         if isinstance(answer, DecodeError):
-            raise answer
+            raise DecodeError(str(answer))  # itself would be held by this frame, and keep the decoder
         assert answer[0] is not None
         return answer[0]
 

@@ -115,12 +115,16 @@ def read_in_order(source: Source, size: int, progress: Progress, first: int = 0,
 def _in_order(pool: ThreadPoolExecutor, work: Callable[[P], T], items: list[P], ahead: int) -> Iterator[T]:
     """As `pool.map`, but at most `ahead` items are under way or waiting to be taken, which bounds the memory."""
     pending: deque[Future[T]] = deque()
-    for item in items:
-        pending.append(pool.submit(work, item))
-        if len(pending) >= ahead:
+    try:
+        for item in items:
+            pending.append(pool.submit(work, item))
+            if len(pending) >= ahead:
+                yield pending.popleft().result()
+        while pending:
             yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
+    finally:
+        for left in pending:  # of an interrupt: nobody waits for these
+            left.cancel()
 
 
 def stamp(source: Source) -> str:

@@ -56,11 +56,11 @@ def open_source(
     Raises:
         SourceError: there is nothing there, or it is of another kind.
     """
-    found = _open(source, exclude)
+    found = _open(source, exclude, workers)
     return found if isinstance(found, Array) else replace(found, decoder=Decoder(workers))
 
 
-def _open(source: Any, exclude: Sequence[Path]) -> Source:
+def _open(source: Any, exclude: Sequence[Path], workers: int | None) -> Source:
     if isinstance(source, np.ndarray):
         return open_array(source, "array")
     if isinstance(source, str):
@@ -74,13 +74,13 @@ def _open(source: Any, exclude: Sequence[Path]) -> Source:
         if colon and kind in BENCHMARKS:
             return open_benchmark(kind, rest)
     if isinstance(source, str | os.PathLike):
-        return _open_path(os.fspath(source), exclude)
+        return _open_path(os.fspath(source), exclude, workers)
     if isinstance(source, Sequence) and not isinstance(source, bytes | bytearray):
         return _open_list(source)
     raise SourceError(f"cannot read images from a {type(source).__name__}: give a folder, a list of paths or an array")
 
 
-def _open_path(path: str, exclude: Sequence[Path]) -> Source:
+def _open_path(path: str, exclude: Sequence[Path], workers: int | None) -> Source:
     shown = printable(path)
     try:
         mode = os.stat(path).st_mode
@@ -97,7 +97,7 @@ def _open_path(path: str, exclude: Sequence[Path]) -> Source:
         return open_array(array_in(path), f"file {shown}")
     if shards := _shards([path]):
         return shards
-    picture = Files([shown], f"file {shown}", [path])
+    picture = Files([shown], f"file {shown}", [path], decoder=Decoder(workers))
     if picture.header(0) is None:
         raise SourceError(
             f"source {shown!r} is neither a folder, nor a .npy or .npz file, nor a picture, nor a .tar or .parquet file"

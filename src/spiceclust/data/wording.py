@@ -14,10 +14,15 @@ def printable(path: str) -> str:
         return path.encode("utf-8", "backslashreplace").decode()
 
 
+def one_line(text: str) -> str:
+    """Text without line breaks and what else a terminal would obey."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+
+
 def why(error: Exception) -> str:
     """One short line."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split())[:120] or type(error).__name__
+    return one_line(text)[:120] or type(error).__name__
 
 
 def several(files: Sequence[str], kind: str) -> str:

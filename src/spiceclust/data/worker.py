@@ -13,6 +13,7 @@ import resource
 import signal
 import socket
 import struct
+import time
 from collections import deque
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -35,7 +36,7 @@ SQUARE, PICTURE, HEADER = b"q", b"p", b"h"  # what is wanted of files
 REQUEST: Final = struct.Struct("!cQII")  # which, bytes of memory, side or most pixels, how many files
 LENGTH: Final = struct.Struct("!Q")  # of each file; then all files
 OK, BAD, ROOM = 0, 1, 2  # pixels follow; a reason in UTF-8; likewise, and that it takes more memory than given
-ANSWER: Final = struct.Struct("!BIIQ")  # status, width, height, bytes that follow
+ANSWER: Final = struct.Struct("!BIIQd")  # status, width, height, bytes that follow, seconds of processor time
 
 Decoded: TypeAlias = tuple[NDArray[np.uint8] | None, int, int]
 
@@ -131,11 +132,12 @@ def work(kind: bytes, content: bytes, side: int, room: int) -> Decoded:
 
 
 def _answer(kind: bytes, content: bytes, side: int, room: int) -> list[bytes | memoryview]:
+    start = time.process_time()
     try:
         pixels, width, height = work(kind, content, side, room)
     except DecodeError as error:
-        reason = str(error).encode("utf-8", "replace")
-        return [ANSWER.pack(ROOM if isinstance(error, RoomError) else BAD, 0, 0, len(reason)), reason]
-    if pixels is None:
-        return [ANSWER.pack(OK, width, height, 0)]
-    return [ANSWER.pack(OK, width, height, pixels.nbytes), pixels.data.cast("B")]
+        status, reason = ROOM if isinstance(error, RoomError) else BAD, str(error).encode("utf-8", "replace")
+        return [ANSWER.pack(status, 0, 0, len(reason), time.process_time() - start), reason]
+    length = 0 if pixels is None else pixels.nbytes
+    head = ANSWER.pack(OK, width, height, length, time.process_time() - start)
+    return [head] if pixels is None else [head, pixels.data.cast("B")]
