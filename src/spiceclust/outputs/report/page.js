@@ -81,7 +81,7 @@ function clusterCard(cluster, number) {
   }
   head.append(make('span', { className: 'size', textContent: counted(cluster.size, 'image') }));
   const matched = content.truth?.rows.find((row) => row.cluster === number)?.match ?? null;
-  if (matched !== null) title.append(make('span', { className: 'match' }, named(content.truth.classes[matched])));
+  if (matched !== null) title.append(make('span', { className: 'match' }, 'class ', named(content.truth.classes[matched])));
   if (map) {
     const show = make('button', { type: 'button', className: 'small', textContent: 'Show on map' });
     show.setAttribute('aria-label', `Show cluster ${number} on the map`);
@@ -222,6 +222,7 @@ function showHover(point, x, y) {
 }
 
 function buildMap() {
+  byId('placed').textContent = `Each point is an image, placed by ${content.placed} of the embeddings: near points look alike to the model.`;
   const places = unpack(content.points.positions, Uint16Array);
   const axis = (first) => Float32Array.from({ length: places.length / 2 }, (_, i) => places[2 * i + first] / 65535);
   const tools = make('div', { className: 'tools', role: 'toolbar', 'aria-label': 'Map' });

@@ -61,6 +61,7 @@ def write_report(
         "heads": heads(result),
         "clusters": _clusters(result, cards),
         "points": _points(result, tiles),
+        "placed": result.run.get("positions", "PCA"),
         "atlases": {
             "columns": COLUMNS,
             "perAtlas": PER_ATLAS,
