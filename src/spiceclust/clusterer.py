@@ -147,7 +147,7 @@ class Spice(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         return prediction.transform(self._run_folder(), open_inputs(X), device=self.device, own=self._module())
 
     def save(self, folder: str | Path) -> None:
-        """Copies the run folder to `folder`, which must be new or empty; `contact_sheet` draws what the command adds.
+        """Copies the run folder to `folder`, which must be new or empty; `report` and `contact_sheet` make the rest.
 
         Raises:
             RunFolderError: there are files in it, or it cannot be written.
