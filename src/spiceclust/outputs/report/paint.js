@@ -23,7 +23,7 @@ function paintPoints(map, size, theme) {
       const x = Math.round(left + map.x[i] * scale);
       const y = Math.round(top + (1 - map.y[i]) * scale);
       if (x < -stamp.reach || y < -stamp.reach || x > width + stamp.reach || y > height + stamp.reach) continue;
-      const colour = colours[grey ? GREY : map.colours[map.labels[i]]];
+      const [red, green, blue] = colours[grey ? GREY : map.colours[map.labels[i]]];
       for (let k = 0; k < stamp.n; k++) {
         const column = x + stamp.dx[k];
         const row = y + stamp.dy[k];
@@ -31,7 +31,10 @@ function paintPoints(map, size, theme) {
         const at = 4 * (row * width + column);
         const own = stamp.own[k];
         const rim = stamp.rim[k];
-        for (let c = 0; c < 3; c++) pixels[at + c] = colour[c] * own + paper[c] * rim + pixels[at + c] * (1 - own - rim);
+        const under = 1 - own - rim;
+        pixels[at] = red * own + paper[0] * rim + pixels[at] * under;
+        pixels[at + 1] = green * own + paper[1] * rim + pixels[at + 1] * under;
+        pixels[at + 2] = blue * own + paper[2] * rim + pixels[at + 2] * under;
       }
     }
   }
@@ -53,5 +56,5 @@ function stampOf(radius, rim) {
       found.rim.push(all - own);
     }
   }
-  return { ...found, n: found.dx.length };
+  return { ...found, own: Float64Array.from(found.own), rim: Float64Array.from(found.rim), n: found.dx.length };
 }
