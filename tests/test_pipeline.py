@@ -105,6 +105,7 @@ def test_every_image_has_a_place_in_the_plane(run: Path) -> None:
     assert by_path["a/b/00.png"] == by_path["z copy.png"] != [0, 0]
     assert np.isfinite(result.positions).all()
     assert np.ptp(result.positions, axis=0).min() > 0.01
+    assert result.run["positions"] == "PCA"
 
 
 def test_the_run_folder_is_complete_and_says_what_was_done(run: Path) -> None:

@@ -150,7 +150,7 @@ class Spice(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     def save(self, folder: str | Path) -> None:
         """Copies the run folder to `folder`, which must be new or empty, whole or not at all.
 
-        `contact_sheet` draws what the command adds.
+        `report` and `contact_sheet` make the rest.
 
         Raises:
             RunFolderError: there are files in it, or it cannot be written.

@@ -27,7 +27,7 @@ from spiceclust.data.sources import Source
 from spiceclust.data.views import Views
 from spiceclust.errors import RunFolderError
 from spiceclust.files import sha256_json
-from spiceclust.functional.plane import principal_plane
+from spiceclust.functional.plane import place_in_plane
 from spiceclust.functional.prototypes import typicality
 from spiceclust.given import NOTHING, Given, Own, open_encoder, open_views
 from spiceclust.manifest import write_manifest
@@ -253,10 +253,12 @@ class _Run:
         self.record["clustering"] = clustering
         self.record["state"] = "done"
         self.record["shipped"] = shipped
+        positions, self.record["positions"] = place_in_plane(calibrated.tensors["embeddings"], config.seed)
         result = _result(
             self.images,
             probabilities,
             calibrated.tensors["embeddings"],
+            positions,
             final.tensors["reliable"].bool(),
             self.record,
             self.metrics,
@@ -430,6 +432,7 @@ def _result(
     images: Images,
     probabilities: Tensor,
     embeddings: Tensor,
+    positions: Tensor,
     reliable: Tensor,
     record: dict[str, Any],
     metrics: dict[str, Any],
@@ -444,7 +447,7 @@ def _result(
         typicality=_spread(images, typicality(labels, embeddings, probabilities.shape[1]), 0),
         run=record,
         metrics=metrics,
-        positions=_spread(images, principal_plane(embeddings), 0),
+        positions=_spread(images, positions, 0),
     )
 
 

@@ -1,10 +1,15 @@
+import importlib.util
+import sys
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from spiceclust.functional import plane
-from spiceclust.functional.plane import principal_plane
+from spiceclust.functional.plane import place_in_plane, principal_plane
 
 
 def cloud(n: int = 300, dim: int = 7, seed: int = 0) -> Tensor:
@@ -54,3 +59,55 @@ def test_one_feature_is_a_line_and_equal_images_are_a_point() -> None:
     line = principal_plane(torch.tensor([[1.0], [2], [6]]))
     assert line.tolist() == [[-2, 0], [-1, 0], [3, 0]]
     assert principal_plane(torch.ones((5, 3))).tolist() == [[0, 0]] * 5
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """openTSNE is there, or something that takes what it takes; and what it was asked for."""
+    calls: list[dict[str, Any]] = []
+
+    class Embedding(np.ndarray):  # the real one is a child of an array, too
+        pass
+
+    def tsne(**options: Any) -> SimpleNamespace:
+        calls.append(options)
+        return SimpleNamespace(fit=lambda x: (options["initialization"] + x[:, :2]).view(Embedding))
+
+    stand_in = SimpleNamespace(TSNE=tsne, initialization=SimpleNamespace(rescale=lambda x: x / 1e4))
+    find = importlib.util.find_spec
+    monkeypatch.setitem(sys.modules, "openTSNE", stand_in)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: stand_in if name == "openTSNE" else find(name))
+    return calls
+
+
+def test_t_sne_begins_with_the_plane_where_it_is_installed(asked: list[dict[str, Any]]) -> None:
+    embeddings = cloud()
+    places, how = place_in_plane(embeddings, seed=5)
+    start = principal_plane(embeddings).double().numpy() / 1e4
+    np.testing.assert_array_equal(asked[0]["initialization"], start)
+    assert (asked[0]["random_state"], how) == (5, "t-SNE")
+    assert (type(places), places.dtype) == (Tensor, torch.float32)
+    np.testing.assert_allclose(places.numpy(), start + embeddings[:, :2].numpy(), rtol=1e-6)
+
+
+def test_the_plane_it_is_for_few_images_for_many_and_without_the_extra(
+    asked: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plane, "TSNE_UP_TO", 500)
+    for n in (99, 501):
+        places, how = place_in_plane(cloud(n), seed=0)
+        torch.testing.assert_close(places, principal_plane(cloud(n)), rtol=0, atol=0)
+        assert how == "PCA"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert place_in_plane(cloud(), seed=0)[1] == "PCA"
+    assert asked == []
+
+
+def test_the_real_t_sne_keeps_heaps_apart_and_gives_the_same_again() -> None:
+    pytest.importorskip("openTSNE")
+    heaps = torch.nn.functional.normalize(torch.eye(8)[:3].repeat(50, 1) + cloud(150, 8) * 0.02, dim=1)
+    places, how = place_in_plane(heaps, seed=0)
+    assert (how, places.shape, places.dtype) == ("t-SNE", (150, 2), torch.float32)
+    torch.testing.assert_close(place_in_plane(heaps, seed=0)[0], places, rtol=0, atol=0)
+    near = torch.cdist(places, places).topk(2, largest=False).indices[:, 1]
+    assert (near % 3 == torch.arange(150) % 3).all()

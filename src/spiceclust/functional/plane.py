@@ -5,10 +5,39 @@ N images, D features.
 
 from __future__ import annotations
 
+import importlib.util
+
+import numpy as np
 import torch
 from torch import Tensor
 
 AT_ONCE = 65_536  # rows in double precision at a time
+TSNE_FROM, TSNE_UP_TO = 100, 50_000  # images: fewer have no neighbourhoods to show, more would take many minutes
+PERPLEXITY = 30.0  # neighbours that an image is kept with
+
+
+def place_in_plane(embeddings: Tensor, seed: int) -> tuple[Tensor, str]:
+    """A place for every image, by t-SNE where openTSNE is installed (the extra `map`), else in the principal plane.
+
+    Args:
+        embeddings: (N, D) float32, L2-normalised.
+        seed: of the search for neighbours of t-SNE.
+
+    Returns:
+        (N, 2) float32, and how it came about: `t-SNE` or `PCA`.
+    """
+    seen = principal_plane(embeddings)
+    if not TSNE_FROM <= len(embeddings) <= TSNE_UP_TO or importlib.util.find_spec("openTSNE") is None:
+        return seen, "PCA"
+    import openTSNE
+
+    tsne = openTSNE.TSNE(
+        perplexity=PERPLEXITY,
+        initialization=openTSNE.initialization.rescale(seen.cpu().double().numpy()),  # so that it shows the whole too
+        random_state=seed,
+        n_jobs=torch.get_num_threads(),
+    )
+    return torch.from_numpy(np.array(tsne.fit(embeddings.cpu().numpy()), dtype=np.float32)), "t-SNE"
 
 
 def principal_plane(embeddings: Tensor) -> Tensor:

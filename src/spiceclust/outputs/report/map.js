@@ -2,8 +2,6 @@
 // The map: all points on one canvas, with zoom, pan, hover, choice by click and by lasso.
 
 const CELLS = 96; // the map is searched through a grid of so many cells a side
-const OUTLINED = 4000; // up to so many points have an outline, which parts those that lie on each other
-const GREY = 10; // after the ten colours
 const REACH = 14; // pixels around the pointer within which a point is found
 
 class ImageMap {
@@ -201,65 +199,13 @@ class ImageMap {
   draw() {
     const theme = this.theme();
     const size = Math.min(7, Math.max(1.1, 38 / Math.cbrt(this.n)) * Math.max(1, this.zoom) ** 0.35);
-    if (this.stale) this.paint(size, theme);
+    if (this.stale) paintPoints(this, size, theme);
     this.stale = false;
     this.context.putImageData(this.image, 0, 0);
     this.context.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
     this.drawNumbers(theme);
     if (this.hovered >= 0) this.ring(this.hovered, size + 4, theme);
     this.drawLoop(theme);
-  }
-
-  /** Paints the points into an image, pixel by pixel: ten times as fast as the canvas draws so many discs. */
-  paint(size, theme) {
-    const { width, height } = this.canvas;
-    if (this.image?.width !== width || this.image?.height !== height) this.image = new ImageData(width, height);
-    const pixels = this.image.data;
-    const parse = (colour) => [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16));
-    const paper = parse(theme.paper);
-    new Uint32Array(pixels.buffer).fill(new Uint32Array(Uint8Array.of(...paper, 255).buffer)[0]);
-    const colours = [...theme.palette, theme.grey].map(parse);
-    const stamp = this.stamp(size * this.ratio, this.n <= OUTLINED ? this.ratio : 0);
-    const scale = this.scale() * this.ratio;
-    const [left, top] = [width / 2 - this.left * scale, height / 2 - this.top * scale];
-    const greyed = (i) => (this.picked >= 0 && this.labels[i] !== this.picked) || (this.anySelected && !this.selected[i]);
-    for (const grey of this.picked >= 0 || this.anySelected ? [true, false] : [false]) {
-      for (const i of this.order) {
-        if (greyed(i) !== grey) continue;
-        const x = Math.round(left + this.x[i] * scale);
-        const y = Math.round(top + (1 - this.y[i]) * scale);
-        if (x < -stamp.reach || y < -stamp.reach || x > width + stamp.reach || y > height + stamp.reach) continue;
-        const colour = colours[grey ? GREY : this.colours[this.labels[i]]];
-        for (let k = 0; k < stamp.n; k++) {
-          const column = x + stamp.dx[k];
-          const row = y + stamp.dy[k];
-          if (column < 0 || row < 0 || column >= width || row >= height) continue;
-          const at = 4 * (row * width + column);
-          const own = stamp.own[k];
-          const rim = stamp.rim[k];
-          for (let c = 0; c < 3; c++) pixels[at + c] = colour[c] * own + paper[c] * rim + pixels[at + c] * (1 - own - rim);
-        }
-      }
-    }
-  }
-
-  /** The pixels of a disc and its rim, in device pixels, and how much each covers of them. */
-  stamp(radius, rim) {
-    const reach = Math.ceil(radius + rim);
-    const found = { reach, dx: [], dy: [], own: [], rim: [] };
-    const covered = (distance, within) => Math.min(1, Math.max(0, within + 0.5 - distance));
-    for (let dy = -reach; dy <= reach; dy++) {
-      for (let dx = -reach; dx <= reach; dx++) {
-        const own = covered(Math.hypot(dx, dy), radius);
-        const all = covered(Math.hypot(dx, dy), radius + rim);
-        if (!all) continue;
-        found.dx.push(dx);
-        found.dy.push(dy);
-        found.own.push(own);
-        found.rim.push(all - own);
-      }
-    }
-    return { ...found, n: found.dx.length };
   }
 
   /** The clusters' numbers at their middles; of those that would lie on each other, the first. */

@@ -26,7 +26,15 @@ from spiceclust.outputs.report.story import choices, curves, heads, scores, trut
 from spiceclust.progress import Progress, Silent
 from spiceclust.result import Result
 
-SCRIPTS: Final = ("tiles.js", "charts.js", "map.js", "page.js")  # in the order in which they build on each other
+SCRIPTS: Final = (
+    "tiles.js",
+    "charts.js",
+    "paint.js",
+    "map.js",
+    "selection.js",
+    "truth.js",
+    "page.js",
+)  # in the order in which they build on each other
 STEPS: Final = 65_535  # places along the longer side of the map
 
 
@@ -61,6 +69,7 @@ def write_report(
         "heads": heads(result),
         "clusters": _clusters(result, cards),
         "points": _points(result, tiles),
+        "placed": result.run.get("positions", "PCA"),
         "atlases": {
             "columns": COLUMNS,
             "perAtlas": PER_ATLAS,
