@@ -20,9 +20,9 @@ from spiceclust.data.domain import choose_domain
 from spiceclust.data.images import Images, load
 from spiceclust.data.sources import Source
 from spiceclust.errors import ConfigError, SourceError
+from spiceclust.facts import facts_of, why_these_views
 from spiceclust.given import NOTHING, Given, open_encoder
 from spiceclust.manifest import Row
-from spiceclust.pipeline import facts_of
 from spiceclust.progress import Progress, Silent
 from spiceclust.training.context import open_device
 
@@ -126,10 +126,11 @@ def _plan(
 ) -> Plan:
     domain = choose_domain(torch.from_numpy(images.pixels))
     config = resolve(request, facts_of(images, native, domain, source.benchmark, given))
-    views = f"{config.views}, {f'chosen: {domain.reason}' if request.views == 'auto' else 'as asked'}"
+    views = why_these_views(request, domain, given)
     if given and given.vectors:
         given.vectors.of(images)  # refuses those of others
-        views = "none: the embeddings are what they are"
+    else:
+        views = f"{config.views}, {views}"
     extra = len(source.extra) if isinstance(source, Array) and source.extra is not None else 0
     return Plan(config, views, estimate(len(images.pixels), extra, config, request, given, str(device)))
 

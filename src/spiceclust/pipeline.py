@@ -11,28 +11,27 @@ import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from spiceclust.config import Facts, FitConfig, Request, image_size, resolve
+from spiceclust.config import FitConfig, Request, image_size, resolve
 from spiceclust.data.arrays import Array
-from spiceclust.data.domain import DomainChoice, choose_domain
+from spiceclust.data.domain import choose_domain
 from spiceclust.data.images import Images, load
 from spiceclust.data.own_views import NoViews
 from spiceclust.data.sources import Source
 from spiceclust.data.views import Views
 from spiceclust.errors import RunFolderError
+from spiceclust.facts import facts_of, say_start, why_these_views
 from spiceclust.files import sha256_json
 from spiceclust.functional.plane import place_in_plane
-from spiceclust.functional.prototypes import typicality
 from spiceclust.given import NOTHING, Given, Own, open_encoder, open_views
 from spiceclust.manifest import write_manifest
 from spiceclust.models.encoders import Encoder
 from spiceclust.models.heads import Classifier, build_head
+from spiceclust.outcome import result_of
 from spiceclust.progress import Progress, Silent, clock
 from spiceclust.result import Result
 from spiceclust.run_folder import locked, look_at, refuse_differences, sweep, write_record
@@ -140,13 +139,13 @@ def _fit(
     views = choose_domain(pixels)
     config = resolve(request, facts_of(images, native, views, source.benchmark, given))
     refuse_differences(folder, earlier, config.model_dump(), images.fingerprint)
-    why = f"chosen: {views.reason}" if request.views == "auto" else "as asked"
+    why = why_these_views(request, views, given)
     if given and given.vectors:
-        images, why = given.vectors.of(images), "none: the embeddings are what they are"
+        images = given.vectors.of(images)
         pixels, context = torch.from_numpy(images.pixels), replace(context, views=NoViews())
     elif config.own_views:
         context = replace(context, views=open_views(config.own_views, own, pixels[:2], context))
-    _say_start(images, config, why, context)
+    say_start(images, config, why, context.progress)
 
     run = _Run(folder, config, images, context, given)
     if given is None and isinstance(source, Array) and source.extra is not None:
@@ -254,7 +253,7 @@ class _Run:
         self.record["state"] = "done"
         self.record["shipped"] = shipped
         positions, self.record["positions"] = place_in_plane(calibrated.tensors["embeddings"], config.seed)
-        result = _result(
+        result = result_of(
             self.images,
             probabilities,
             calibrated.tensors["embeddings"],
@@ -386,76 +385,6 @@ class _Run:
 def _each(names: Iterable[str], stage: Callable[[str, Context], Artefact]) -> Callable[[Context], Artefact]:
     """A stage that is run for each clustering that goes on."""
     return lambda context: bundle({name: stage(name, context.within(name)) for name in names})
-
-
-def facts_of(images: Images, native: int, views: DomainChoice, benchmark: str, given: Given | None) -> Facts:
-    """What a config follows from, beside the request.
-
-    Args:
-        images: as they were read.
-        native: median shorter side of the originals, pixels.
-        views: which views fit.
-        benchmark: which data set of the paper this is, if one.
-        given: the encoder, where it is not learned.
-    """
-    n, channels = images.pixels.shape[:2]
-    grey_or_colour: Literal[1, 3] = 3 if channels == 3 else 1
-    facts = Facts(n_images=n, native_size=native, channels=grey_or_colour, domain=views.domain, benchmark=benchmark)
-    if given is None:
-        return facts
-    design, digest = given.design, given.digest
-    return facts.model_copy(
-        update={
-            "encoder_size": design.image_size,
-            "encoder_digest": digest,
-            "our_encoder": design.kind == "moco",
-        }
-    )
-
-
-def _say_start(images: Images, config: FitConfig, views: str, context: Context) -> None:
-    count = {status: sum(row.status == status for row in images.rows) for status in ("quarantined", "duplicate")}
-    say = context.progress.say
-    say(
-        f"{len(images.rows)} found: {len(images.pixels)} distinct images, {count['duplicate']} duplicates, "
-        f"{count['quarantined']} quarantined"
-    )
-    encoder = config.backbone if config.encoder == "moco" else config.encoder
-    if images.pixels.ndim == 2:
-        say(f"{config.n_clusters} clusters, {encoder}; views: {views}")
-        return
-    say(f"{config.n_clusters} clusters, {config.image_size} px, {config.channels} channels, {encoder}")
-    say(f"views: {config.own_views or config.views}, {views}")
-
-
-def _result(
-    images: Images,
-    probabilities: Tensor,
-    embeddings: Tensor,
-    positions: Tensor,
-    reliable: Tensor,
-    record: dict[str, Any],
-    metrics: dict[str, Any],
-) -> Result:
-    """Spreads the N distinct images over the n rows of the manifest."""
-    labels = probabilities.argmax(dim=1)
-    return Result(
-        rows=images.rows,
-        labels=_spread(images, labels, -1),
-        probabilities=_spread(images, probabilities, 0),
-        reliable=_spread(images, reliable, False),
-        typicality=_spread(images, typicality(labels, embeddings, probabilities.shape[1]), 0),
-        run=record,
-        metrics=metrics,
-        positions=_spread(images, positions, 0),
-    )
-
-
-def _spread(images: Images, values: Tensor, missing: float) -> NDArray[Any]:
-    """(n, ...) for the manifest's rows of (N, ...) for the distinct images; `missing` where one could not be read."""
-    rows: NDArray[Any] = values.cpu().numpy()[np.maximum(images.index, 0)]
-    rows[images.index < 0] = missing
-    return rows
 
 
 def _without_loss(facts: dict[str, Any]) -> dict[str, Any]:
