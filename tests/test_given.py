@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -443,6 +444,29 @@ def test_one_s_own_module_goes_through_fit_and_predict_and_stays_as_it_is(traine
     module.scale.data += 1
     with pytest.raises(RunFolderError, match="encoder_digest"):
         fit("module:Own", tmp_path, Gift(module), overrides=overrides)
+
+
+class Alone(Own):
+    """Keeps what it saw, as a module with a hook does, so that it may not be called from two threads at once."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.seen = super().forward(images)
+        time.sleep(0.005)
+        return self.seen
+
+
+def test_one_s_own_module_is_never_called_twice_at_once(tmp_path: Path) -> None:
+    module, threads = Alone(), torch.get_num_threads()
+    images = np.random.default_rng(0).integers(0, 256, (600, 16, 16, 3), dtype=np.uint8)
+    seen = {}
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        try:
+            pipeline.fit(open_source(images), request("module:Alone"), tmp_path / str(count), own=Gift(module))
+            seen[count] = prediction.transform(tmp_path / str(count), open_source(images), own=module)
+        finally:
+            torch.set_num_threads(threads)
+    np.testing.assert_array_equal(seen[1], seen[2])
 
 
 def test_a_module_that_takes_no_such_images_is_one_line() -> None:

@@ -158,7 +158,8 @@ def _fit(
         write_record(folder, run.record)  # first: it is what makes the folder a run
         write_manifest(folder, images.rows)
     with open_lanes(context.device) as lanes:
-        run.context = replace(context, lanes=1 if compile else lanes)
+        own_code = config.own_views or (given and given.design.kind == "module")  # nobody said that it can be in two
+        run.context = replace(context, lanes=1 if compile or own_code else lanes)
         return run.execute(pixels)
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from spiceclust.data.images import planes, read_in_order, stamp
 from spiceclust.data.sources import Source
 from spiceclust.data.vectors import PREFIX, Inputs, Vectors
+from spiceclust.data.wording import one_line
 from spiceclust.errors import SourceError
 from spiceclust.files import sha256_json
 from spiceclust.functional.prototypes import typicality
@@ -157,7 +158,7 @@ def fill(table: GrowingTable, model: Model, source: Inputs, progress: Progress) 
     for chunk in stream(model, source, progress, first=first):
         for row in chunk.rows:
             if row.status == "quarantined":
-                progress.say(f"not read: {row.path}: {row.reason}")
+                progress.say(f"not read: {one_line(row.path)}: {row.reason}")
         table.append(chunk.columns())
     if not table.rows:
         table.discard()

@@ -15,7 +15,7 @@ import pytest
 from pictures import encoded, picture
 from spiceclust.data import parquet as module
 from spiceclust.data.decode import DecodeError
-from spiceclust.data.images import Images, load
+from spiceclust.data.images import Images, load, stamp
 from spiceclust.data.parquet import Parquet, Recent
 from spiceclust.data.sources import open_source
 from spiceclust.errors import SourceError
@@ -149,6 +149,18 @@ def test_names_must_differ_over_all_files(tmp_path: Path) -> None:
 
 
 # Which column
+
+
+def test_files_beside_a_table_count_from_its_folder_and_belong_to_its_stamp(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    image = tmp_path / "a" / "x.png"
+    image.write_bytes(encoded(0))
+    table = write(tmp_path / "a" / "a.parquet", {"image": pa.array([{"bytes": None, "path": "x.png"}], PAIR)})
+    assert np.array_equal(open_source(table).picture(0), picture(0))
+    before = stamp(open_source(table))
+    assert stamp(open_source(table)) == before
+    image.write_bytes(encoded(0) + b"more")
+    assert stamp(open_source(table)) != before
 
 
 def test_several_columns_of_bytes_must_be_told_apart(tmp_path: Path) -> None:

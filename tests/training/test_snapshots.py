@@ -249,6 +249,41 @@ def test_an_interruption_waits_for_the_step_keeps_the_state_and_ends(
     assert_same(trained(kept_in(tmp_path)), trained(CONTEXT))
 
 
+@pytest.mark.parametrize("early", [False, True])
+def test_an_interruption_in_the_last_step_keeps_what_was_learned(
+    early: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshots, "SECONDS", 1e9)
+    taken: list[int] = []
+
+    def run(context: Context) -> list[float]:
+        weight = torch.nn.Parameter(torch.ones(1))
+
+        def step(number: int) -> torch.Tensor:
+            taken.append(number)
+            if number == 4 and len(taken) == 5:
+                interruption._interrupt(signal.SIGTERM, None)
+            return weight.sum() * (number + 1)
+
+        return train(
+            step,
+            steps=9 if early else 5,
+            optimizer=torch.optim.SGD([weight], lr=0.1),
+            rate=lambda number: 1.0,
+            state={"weight": Kept(weight=weight.data)},
+            name="x",
+            part="semi",
+            context=context,
+            over=lambda number: early and number == 4,
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        run(kept_in(tmp_path))
+    curve = run(kept_in(tmp_path))
+    assert taken == [0, 1, 2, 3, 4]  # none of them again
+    assert curve == run(CONTEXT)
+
+
 def interrupt() -> None:
     interruption._interrupt(signal.SIGINT, None)
 

@@ -9,6 +9,7 @@ import os
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -49,7 +50,12 @@ class Parquet(Encoded):
     elsewhere: Recent | None = None
 
     def holders(self) -> list[str]:
-        return sorted({group.file for group in self.groups})
+        """The tables, and what their rows call the files of the images, which those with bytes do not need."""
+        called: set[str] = set()
+        for number, group in enumerate(self.groups if self.elsewhere else []):
+            with suppress(DecodeError, UnicodeDecodeError):
+                called.update(_beside(group, path) for path in self.elsewhere.get(number).to_pylist() if path)  # type: ignore[union-attr]
+        return sorted({group.file for group in self.groups} | called)
 
     def fetch(self, i: int, most: int = MAX_BYTES) -> bytes:
         number = bisect_right(self.groups, i, key=lambda group: group.start) - 1
@@ -70,7 +76,7 @@ class Parquet(Encoded):
             raise DecodeError("the row holds no bytes, and a path that is no text") from None
         if not path:
             raise DecodeError("empty: the row holds no bytes")
-        return str(path)
+        return _beside(self.groups[number], path)
 
     def sample(self) -> Iterator[int]:
         starts = [group.start for group in self.groups] + [len(self)]
@@ -191,6 +197,11 @@ def _groups(file: str, footer: _Footer, leaf: str, start: int, shown: str) -> It
         if count:
             yield Group(file, number, start)
         start += count
+
+
+def _beside(group: Group, path: str) -> str:
+    """A path that stands in a table, which counts from the table's folder."""
+    return os.path.join(os.path.dirname(group.file), path)
 
 
 def _column(group: Group, leaf: str) -> Any:

@@ -66,8 +66,9 @@ def train(
     if first:
         context.progress.say(f"{name}: taken up again at step {first} of {steps}")
     watch = _Watch(everything, steps, name, f"{part}.learning_rate={base[0]:g}")
+    number = first - 1
     with patient() as interrupted, context.progress.task(name, steps - first) as task:
-        for number in range(first, steps):
+        for number in range(first, first if facts.get("ended") else steps):
             place = number % stretch
             if snapshots and number > first and (interrupted() or snapshots.due()):
                 watch.check_losses(pending[:place], number)
@@ -91,7 +92,11 @@ def train(
             if ended:
                 context.progress.say(f"{name}: over after {number + 1} of {steps} steps")
                 break
-    watch.check_state(number + 1)
+        watch.check_state(number + 1)
+        if interrupted():  # in the last step
+            if snapshots:
+                snapshots.save(name, number + 1, everything, {"curve": curve, "ended": True})
+            raise KeyboardInterrupt
     return curve
 
 
