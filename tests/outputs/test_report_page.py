@@ -251,6 +251,20 @@ def test_true_labels_show_only_after_they_were_compared_with(
     assert page.complaints() == []
 
 
+def test_an_image_between_two_clusters_bears_the_colour_of_its_own(
+    page: Page, make_result: MakeResult, tmp_path: Path
+) -> None:
+    show(page, tmp_path, *placed(make_result, 2))
+    marks = page.js(
+        "[...document.querySelectorAll('.figure:last-child .tile')].map(tile =>"
+        " [tile.title, tile.querySelector('.swatch').className])"
+    )
+    for title, mark in marks:
+        assert mark == f"swatch c{title.split('cluster ')[1][0]}"
+    assert {mark for _, mark in marks} == {"swatch c0", "swatch c1"}
+    assert page.js("document.querySelectorAll('.figure:not(:last-child) .swatch').length") == 0
+
+
 def test_hostile_names_do_nothing(page: Page, make_result: MakeResult, tmp_path: Path) -> None:
     result, images = placed(make_result)
     evil = "</script><img src=x onerror=window.harm=1><svg onload=window.harm=1>{}"

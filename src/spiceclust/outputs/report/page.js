@@ -96,6 +96,7 @@ function clusterCard(cluster, number) {
   if (cluster.doubtful.length) card.append(figure('Doubtful', cluster.doubtful));
   if (cluster.nearest !== null) {
     const between = figure(`Between ${number} and ${cluster.nearest}`, cluster.between);
+    [...between.lastChild.children].forEach((tile, i) => tile.append(swatch(points.labels[cluster.between[i]])));
     const link = make('a', { href: `#cluster-${cluster.nearest}`, textContent: `cluster ${cluster.nearest}` });
     between.firstChild.replaceChildren('Between this and ', link, ', the nearest');
     if (!cluster.between.length) between.lastChild.replaceWith(note('No image hesitates between the two.', 'quiet'));
