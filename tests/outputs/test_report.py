@@ -29,6 +29,7 @@ from spiceclust.outputs.report.page import SCRIPTS, json_for_html, page, write_r
 from spiceclust.outputs.report.story import choices, curves, heads, scores, truth
 from spiceclust.progress import Silent
 from spiceclust.result import Result
+from spiceclust.run_folder import locked
 
 MakeResult = Callable[..., Result]
 
@@ -284,11 +285,19 @@ def test_cards_are_their_slow_twins(make_result: MakeResult) -> None:
         hesitant = []
         for i in range(n):
             first, second = sorted(range(n_clusters), key=lambda c: -result.probabilities[i, c])[:2]
-            if {first, second} == {cluster, nearest} and i not in (*copies, *card.typical, *card.doubtful):
+            torn = {first, second} == {cluster, nearest} and result.probabilities[i, second] >= 0.1
+            if torn and i not in (*copies, *card.typical, *card.doubtful):
                 hesitant.append((float(result.probabilities[i, first] - result.probabilities[i, second]), i))
         assert card.between == [i for _, i in sorted(hesitant)[:BETWEEN]]
         assert (len(card.typical), len(card.doubtful)) == (TYPICAL, DOUBTFUL)
         assert not copies.keys() & {*card.typical, *card.doubtful, *card.between}
+
+
+def test_only_images_that_hesitate_are_between_two_clusters(make_result: MakeResult) -> None:
+    sure = [0.95] * 30 + [0.55] * 12 + [0.85] * 3 + [0.92] * 10  # the doubtful, then those that hesitate less
+    one, other = cards_of(make_result([0] * 55 + [1], 2, confidence=[*sure, 1], typicality=[1.0] * 56))
+    assert (one.doubtful, one.between) == ([*range(30, 38)], [*range(38, 45)])
+    assert (other.nearest, other.between) == (None, [])
 
 
 def test_an_empty_cluster_and_one_without_a_neighbour_have_cards(make_result: MakeResult) -> None:
@@ -492,6 +501,14 @@ def test_the_pictures_are_found_again_and_where_they_are_not_the_page_says_so(
         spiceclust.report(made, source=photos)
     with pytest.raises(RunFolderError, match="not a run folder"):
         spiceclust.report(tmp_path)
+
+
+def test_no_page_is_written_while_another_process_writes_there(make_result: MakeResult, tmp_path: Path) -> None:
+    made = save(make_result([0, 1], 2), tmp_path / "run")
+    with locked(made, Silent()), pytest.raises(RunFolderError, match="is being written by process"):
+        spiceclust.report(made)
+    assert not (made / "report.html").exists()
+    assert spiceclust.report(made).exists()
 
 
 def test_built_in_digits_are_opened_again(make_result: MakeResult, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from spiceclust.outputs.report.cards import Card, cards_of, runners_up
 from spiceclust.outputs.report.story import choices, curves, heads, scores, truth
 from spiceclust.progress import Progress, Silent
 from spiceclust.result import Result
+from spiceclust.run_folder import locked
 
 SCRIPTS: Final = (
     "tiles.js",
@@ -51,12 +52,19 @@ def write_report(
         progress: told of each picture that is read.
 
     Raises:
-        RunFolderError: the file cannot be written.
+        RunFolderError: the file cannot be written, or another process is writing there.
     """
+    path, told = folder / "report.html", progress or Silent()
+    with locked(folder, told):
+        write_text(path, _report(folder, result, source, missing, told))
+    return path
+
+
+def _report(folder: Path, result: Result, source: Source | None, missing: str, progress: Progress) -> str:
     cards = cards_of(result)
     tiles = Tiles([], {})
     if source is not None:
-        tiles = draw_tiles(source, result.rows, *_order(result, cards), progress or Silent())
+        tiles = draw_tiles(source, result.rows, *_order(result, cards), progress)
     name = folder.resolve().name
     content = {
         "name": name,
@@ -79,9 +87,7 @@ def write_report(
         "quarantined": [(row.path, row.reason) for row in result.rows if row.status == "quarantined"],
         "truth": truth(result),
     }
-    path = folder / "report.html"
-    write_text(path, page(name, content))
-    return path
+    return page(name, content)
 
 
 def page(title: str, content: dict[str, Any]) -> str:
