@@ -12,7 +12,7 @@ const points = {
   confidence: Float32Array.from(unpack(content.points.confidence, Uint16Array), (value) => value / 65535),
   reliable: unpack(content.points.reliable, Uint8Array),
 };
-const tiles = new Tiles(content.atlases, unpack(content.points.tiles, Int32Array));
+const tiles = new Tiles(content.atlases, unpack(content.tiles, Int32Array));
 let map = null;
 
 const describe = (point) =>
@@ -50,9 +50,14 @@ function showOverview() {
     byId('counts').append(make('div', {}, make('dt', { textContent: name }), make('dd', { textContent: value })));
   }
   const notes = [...content.warnings];
-  if (counts.empty) notes.push(`${counted(counts.empty, 'cluster')} of ${counts.clusters} hold no image: ask for fewer.`);
+  const { gone, room } = content.without;
+  const all = `of ${counted(counts.images, 'image')}`;
   if (content.missing) notes.push(`No pictures: ${content.missing}.`);
+  else if (gone) notes.push(`${gone.toLocaleString('en')} ${all} have no picture: they changed or are gone.`);
   byId('notes').append(...notes.map((text) => note(text, 'warning')));
+  if (!content.missing && room) {
+    byId('notes').append(note(`${room.toLocaleString('en')} ${all} have no picture: there is room for so many; those on the cards come first.`, 'quiet'));
+  }
 }
 
 // Clusters
@@ -87,6 +92,7 @@ function clusterCard(cluster, number) {
     show.addEventListener('click', () => {
       if (map.picked !== number) pick(number);
       byId('map').scrollIntoView();
+      byId('canvas').focus({ preventScroll: true });
     });
     head.append(show);
   }
@@ -197,17 +203,23 @@ function showCurves() {
 
 function showQuarantine() {
   const body = byId('quarantine-body');
-  if (!content.quarantined.length) {
-    body.append(note('Every file could be read.', 'quiet'));
+  const { reasons, others, files } = content.quarantined;
+  if (!files.length) {
+    byId('quarantine').remove();
     return;
   }
+  const why = make('ul', { className: 'reasons' });
+  for (const [reason, count] of reasons) why.append(make('li', {}, `${counted(count, 'file')}: `, named(reason)));
+  if (others) why.append(make('li', { textContent: `and ${counted(others, 'other reason')}` }));
   const lines = make('tbody');
-  for (const [path, reason] of content.quarantined) {
+  for (const [path, reason] of files) {
     lines.append(make('tr', {}, make('th', { scope: 'row' }, named(path)), make('td', { textContent: reason })));
   }
   const head = make('tr', {}, make('th', { scope: 'col', textContent: 'file' }), make('th', { scope: 'col', textContent: 'why' }));
   const table = make('table', { className: 'plain files' }, make('thead', {}, head), lines);
-  body.append(make('div', { className: 'scroll tall', tabIndex: 0, role: 'region', 'aria-label': 'Files that were not read' }, table));
+  body.append(why, make('div', { className: 'scroll tall', tabIndex: 0, role: 'region', 'aria-label': 'Files that were not read' }, table));
+  const more = content.counts.quarantined - files.length;
+  if (more) body.append(note(`and ${more.toLocaleString('en')} more in quarantine.csv`, 'quiet'));
 }
 
 function showLinks() {
