@@ -502,11 +502,42 @@ def test_the_scores_are_those_of_the_stages(make_result: MakeResult) -> None:
 
 def test_embeddings_skip_a_stage_and_the_story_says_why(make_result: MakeResult) -> None:
     config = {**RUN["config"], "encoder": "embeddings:e.npy"}  # type: ignore[dict-item]
-    run = {**RUN, "config": config, "skipped": {"5-semi": "skipped: no views"}, "shipped": "3-self"}
+    run = {
+        **RUN,
+        "views": "none: of embeddings",
+        "config": config,
+        "skipped": {"5-semi": "skipped: no views"},
+        "shipped": "3-self",
+    }
     metrics = {**METRICS, "5-semi": {}}
     told = dict(choices(dataclasses.replace(make_result([0, 1], 2), run=run, metrics=metrics)))
     assert told["Features"] == "given as embeddings:e.npy"
-    assert told["What ships"] == "the head of stage 3; 5-semi skipped: no views"
+    assert told["Views"] == "none: of embeddings"
+    assert told["What ships"] == "the head of stage 3; stage 5 skipped: no views"
+
+
+def test_no_clustering_is_ahead_of_its_equal(make_result: MakeResult) -> None:
+    together = {"prototypes": 7.249, "cuts": 7.25, "neighbors": 5.0}
+    result = dataclasses.replace(make_result([0, 1], 2), run=RUN, metrics={"guard": {"together": together}})
+    assert dict(choices(result))["Clustering"].startswith(
+        "cuts of the neighbour graph (7.25), level with prototypes with equal quotas (7.25), "
+        "ahead of neighbours that belong together (5.00): "
+    )
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        {"3-self": {"consistency": [0.9, 0.8], "kept": 0, "steps": 5}, "5-semi": {"loss": 0.5}, "calibration": None},
+        dict(zip(METRICS, [None, 3, "x", [1], 0.5, None], strict=True)),
+        {"3-self": {"cuts": None}, "guard": {"cuts": 1, "together": None}, "acc": 0.5, "match": None},
+    ],
+)
+def test_old_and_odd_runs_have_a_report(metrics: dict[str, Any], make_result: MakeResult, tmp_path: Path) -> None:
+    odd = {**RUN, "versions": None, "seconds": None, "skipped": None}
+    content = content_of(written(tmp_path, dataclasses.replace(make_result([0, 1], 2), run=odd, metrics=metrics)))
+    assert (content["heads"], content["scores"]["rows"]) == ([], [])
+    assert dict(content["choices"])["Views"] == "glyph, chosen: it is all grey"
 
 
 def test_a_run_that_says_nothing_has_a_report(make_result: MakeResult, tmp_path: Path) -> None:
