@@ -163,15 +163,18 @@ function showChoices() {
 function scoreTable({ columns, shipped, rows }) {
   const head = make('tr', {}, make('th', { scope: 'col', textContent: 'score, no label needed' }));
   columns.forEach((name, i) => head.append(make('th', { scope: 'col', className: 'number' }, name, ...(i === shipped ? [make('span', { className: 'tag', textContent: 'ships' })] : []))));
-  const lines = make('tbody');
+  const groups = [];
   let before = null;
   for (const [stage, what, texts] of rows) {
-    if (stage !== before) lines.append(make('tr', { className: 'stage-row' }, make('th', { colSpan: columns.length + 1, scope: 'colgroup', textContent: stage })));
+    if (stage !== before) {
+      groups.push(make('tbody', {}, make('tr', { className: 'stage-row' }, make('th', { colSpan: columns.length + 1, scope: 'rowgroup', textContent: stage }))));
+    }
     before = stage;
-    lines.append(make('tr', {}, make('th', { scope: 'row', textContent: what }), ...texts.map((text) => make('td', { className: 'number', textContent: text || '–' }))));
+    groups.at(-1).append(make('tr', {}, make('th', { scope: 'row', textContent: what }), ...texts.map((text) => make('td', { className: 'number', textContent: text || '–' }))));
   }
-  const table = make('table', { className: 'plain scores' }, make('thead', {}, head), lines);
-  return make('div', {}, make('h3', { textContent: 'Scores per stage' }), make('div', { className: 'scroll' }, table));
+  const table = make('table', { className: 'plain scores' }, make('thead', {}, head), ...groups);
+  const hint = note('Higher is better. How many neighbours are asked is no score.', 'quiet');
+  return make('div', {}, make('h3', { textContent: 'Scores per stage' }), hint, make('div', { className: 'scroll' }, table));
 }
 
 function headCharts(heads) {
@@ -229,6 +232,7 @@ function showLinks() {
   }
 }
 
+window.addEventListener('beforeprint', () => tiles.drawAll());
 showOverview();
 if (content.points.positions) buildMap();
 else byId('map-body').append(note('This run was made before positions were kept. Give its fit command again to add them: finished stages are skipped.', 'quiet'));
