@@ -47,7 +47,7 @@ def demo(
     result = Result.load(out)
     scores, trust = evaluate(result, read_truth("digits", result))
     write_scores(out, result, scores, trust)
-    write_page(out)
+    write_page(out, source="builtin:digits")
     print(f"accuracy {scores.acc:.3f}, NMI {scores.nmi:.3f}, ARI {scores.ari:.3f} against the true digits, which")
     print("the clustering never saw. Next: spiceclust fit YOUR_FOLDER --clusters 10 --out runs/mine")
 
