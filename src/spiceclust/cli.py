@@ -40,15 +40,14 @@ def demo(
 ) -> None:
     """Cluster 1,797 handwritten digits, which come with a dependency, and compare with the true digits."""
     fit(source="builtin:digits", clusters=10, out=out, seed=seed, device=device)
-    from spiceclust.data.sources import open_source
+    from spiceclust.exports import report as write_page
     from spiceclust.outputs.evaluate import evaluate, read_truth, write_scores
-    from spiceclust.outputs.report.page import write_report
     from spiceclust.result import Result
 
     result = Result.load(out)
     scores, trust = evaluate(result, read_truth("digits", result))
     write_scores(out, result, scores, trust)
-    write_report(out, Result.load(out), open_source("builtin:digits"))
+    write_page(out, source="builtin:digits")
     print(f"accuracy {scores.acc:.3f}, NMI {scores.nmi:.3f}, ARI {scores.ari:.3f} against the true digits, which")
     print("the clustering never saw. Next: spiceclust fit YOUR_FOLDER --clusters 10 --out runs/mine")
 
@@ -100,7 +99,7 @@ def fit(
     result = pipeline.fit(images, request, out, device=device, progress=progress, compile=compile)
     with locked(out, progress):
         write_contact_sheet(out / "contact_sheet.png", result, images.picture)
-        page = write_report(out, result, images, progress=progress)
+    page = write_report(out, result, images, progress=progress)
     clustered = int((result.labels >= 0).sum())
     for line in result.run["warnings"]:
         print(f"warning: {line}", file=sys.stderr)

@@ -85,7 +85,7 @@ def report(run: str | Path, *, source: Any = None, progress: Progress | None = N
 
     Raises:
         SourceError: the images that are given cannot be opened.
-        RunFolderError: `run` is not a finished run, or cannot be written.
+        RunFolderError: `run` is not a finished run, cannot be written, or another process is writing there.
     """
     folder, told = Path(run), progress or Silent()
     result = Result.load(folder)

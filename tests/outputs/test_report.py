@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
 import re
 from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
@@ -29,6 +30,7 @@ from spiceclust.outputs.report.page import SCRIPTS, json_for_html, page, write_r
 from spiceclust.outputs.report.story import choices, curves, heads, scores, truth
 from spiceclust.progress import Silent
 from spiceclust.result import Result
+from spiceclust.run_folder import locked
 
 MakeResult = Callable[..., Result]
 
@@ -178,7 +180,7 @@ def test_names_are_text_and_nothing_more(make_result: MakeResult, tmp_path: Path
     content = content_of(html)
     clustered = [name for name, label in zip(names, result.labels, strict=True) if label >= 0]
     assert content["points"]["paths"] == clustered
-    assert content["quarantined"] == [
+    assert content["quarantined"]["files"] == [
         [name, name] for name, label in zip(names, result.labels, strict=True) if label < 0
     ]
     assert content["warnings"] == HOSTILE
@@ -205,7 +207,7 @@ def test_counts_quarantine_and_warnings(make_result: MakeResult, tmp_path: Path)
     content = content_of(written(tmp_path, dataclasses.replace(result, run={**RUN, "warnings": ["look out"]})))
     counts = {"images": 4, "clusters": 4, "empty": 2, "reliable": 3, "duplicates": 1, "quarantined": 1}
     assert content["counts"] == counts
-    assert content["quarantined"] == [["2.png", "empty file"]]
+    assert content["quarantined"] == {"reasons": [["empty file", 1]], "others": 0, "files": [["2.png", "empty file"]]}
     assert content["warnings"] == ["look out"]
     assert content["source"] == "folder photos, 6 files"
     assert content["missing"] == "they are gone"
@@ -223,7 +225,7 @@ def test_points_are_the_clustered_rows_in_order(make_result: MakeResult, tmp_pat
     assert unpacked(points["runnersUp"], "<u2") == [0, 1, 0]
     assert unpacked(points["confidence"], "<u2") == [32768, 65535, 49151]
     assert unpacked(points["reliable"], "<u1") == [1, 0, 1]
-    assert unpacked(points["tiles"], "<i4") == [-1, -1, -1]
+    assert unpacked(content["tiles"], "<i4") == [-1, -1, -1]
     # the x axis is the longer one, 4 long, and fills the map; y keeps its scale, in the middle
     assert unpacked(points["positions"], "<u2") == [0, 24576, 65535, 40959, 32768, 32768]
     shown = {number for cluster in content["clusters"] for number in cluster["typical"] + cluster["doubtful"]}
@@ -284,11 +286,19 @@ def test_cards_are_their_slow_twins(make_result: MakeResult) -> None:
         hesitant = []
         for i in range(n):
             first, second = sorted(range(n_clusters), key=lambda c: -result.probabilities[i, c])[:2]
-            if {first, second} == {cluster, nearest} and i not in (*copies, *card.typical, *card.doubtful):
+            torn = {first, second} == {cluster, nearest} and result.probabilities[i, second] >= 0.1
+            if torn and i not in (*copies, *card.typical, *card.doubtful):
                 hesitant.append((float(result.probabilities[i, first] - result.probabilities[i, second]), i))
         assert card.between == [i for _, i in sorted(hesitant)[:BETWEEN]]
         assert (len(card.typical), len(card.doubtful)) == (TYPICAL, DOUBTFUL)
         assert not copies.keys() & {*card.typical, *card.doubtful, *card.between}
+
+
+def test_only_images_that_hesitate_are_between_two_clusters(make_result: MakeResult) -> None:
+    sure = [0.95] * 30 + [0.55] * 12 + [0.85] * 3 + [0.92] * 10  # the doubtful, then those that hesitate less
+    one, other = cards_of(make_result([0] * 55 + [1], 2, confidence=[*sure, 1], typicality=[1.0] * 56))
+    assert (one.doubtful, one.between) == ([*range(30, 38)], [*range(38, 45)])
+    assert (other.nearest, other.between) == (None, [])
 
 
 def test_an_empty_cluster_and_one_without_a_neighbour_have_cards(make_result: MakeResult) -> None:
@@ -309,10 +319,12 @@ def tile_of(tiles: Tiles, digest: str) -> np.ndarray:
         return np.asarray(opened)[y * side : (y + 1) * side, x * side : (x + 1) * side]
 
 
-def drawn(images: np.ndarray, first: Sequence[int], then: Sequence[int] = ()) -> tuple[Tiles, list[str]]:
+def drawn(
+    images: np.ndarray, first: Sequence[int], then: Sequence[int] = (), budget: int = 10**7
+) -> tuple[Tiles, list[str]]:
     source = open_source(images)
     rows = [row for row, _ in source.read(range(len(images)), 8)]
-    return draw_tiles(source, rows, list(first), list(then), Silent()), [row.sha256 for row in rows]
+    return draw_tiles(source, rows, list(first), list(then), budget, Silent()), [row.sha256 for row in rows]
 
 
 def test_the_pixels_of_tiny_pictures_are_kept() -> None:
@@ -329,7 +341,7 @@ def test_a_large_picture_is_its_centre_square_made_small(tmp_path: Path) -> None
     Image.fromarray(wide).save(tmp_path / "wide.png")
     source = open_source(tmp_path)
     rows = [source.read(range(1), 8)[0][0]]
-    tile = tile_of(draw_tiles(source, rows, [0], [], Silent()), rows[0].sha256).astype(int)
+    tile = tile_of(draw_tiles(source, rows, [0], [], 10**7, Silent()), rows[0].sha256).astype(int)
     assert tile.shape == (96, 96, 3)
     assert np.abs(tile[8:-8, 8:-8] - (0, 200, 0)).max() < 12
 
@@ -347,12 +359,11 @@ def test_cards_get_large_tiles_first_and_the_rest_small_ones_when_there_are_many
     assert len(drawn(images, range(5), range(5, 30))[0].places) == 12
 
 
-def test_the_budget_ends_the_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_budget_ends_the_tiles() -> None:
     whole, _ = drawn(grey(1000), range(1000))
     sizes = [len(sheet.content) for sheet in whole.atlases]
     assert len(sizes) == 4
-    monkeypatch.setattr(atlas, "BUDGET", sum(sizes[:2]))
-    tiles, digests = drawn(grey(1000), range(1000))
+    tiles, digests = drawn(grey(1000), range(1000), budget=sum(sizes[:2]))
     assert tiles.atlases == whole.atlases[:2]
     assert set(tiles.places) == set(digests[: 2 * PER_ATLAS])
 
@@ -366,11 +377,13 @@ def test_what_changed_or_is_gone_has_no_tile_and_a_copy_shares_one(tmp_path: Pat
     (tmp_path / "1.png").unlink()
     (tmp_path / "2.png").write_bytes((tmp_path / "3.png").read_bytes())
     for now in (source, open_source(tmp_path)):
-        tiles = draw_tiles(now, rows, [0, 1, 2, 3], [], Silent())
+        tiles = draw_tiles(now, rows, [0, 1, 2, 3], [], 10**7, Silent())
         assert set(tiles.places) == {rows[0].sha256, rows[3].sha256}
         assert rows[4].sha256 in tiles.places
+        assert tiles.gone == {rows[1].sha256, rows[2].sha256}
     nothing = open_source(np.zeros((2, 8, 8), np.uint8))
-    assert draw_tiles(nothing, rows, [0, 1], [2], Silent()) == Tiles([], {})
+    gone = {row.sha256 for row in rows[:3]}
+    assert draw_tiles(nothing, rows, [0, 1], [2], 10**7, Silent()) == Tiles([], {}, gone)
 
 
 def test_ten_thousand_images_stay_under_fifteen_megabytes(make_result: MakeResult, tmp_path: Path) -> None:
@@ -381,11 +394,75 @@ def test_ten_thousand_images_stay_under_fifteen_megabytes(make_result: MakeResul
     content = content_of(html)
     assert len(html) < 15e6
     assert len(html) > 11e6  # the room is used
-    places = unpacked(content["points"]["tiles"], "<i4")
+    places = unpacked(content["tiles"], "<i4")
     shown = {i for cluster in content["clusters"] for i in (*cluster["typical"], *cluster["doubtful"])}
     assert len(shown) == 10 * (TYPICAL + DOUBTFUL)
     assert all(places[i] >= 0 for i in shown)
     assert len(content["points"]["paths"]) == n
+
+
+def test_long_names_leave_the_pictures_less_room(make_result: MakeResult, tmp_path: Path) -> None:
+    n = 6000
+    images = np.random.default_rng(0).integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
+    made = matched(make_result(np.arange(n) % 10, 10), images)
+    source = open_source(images)
+    names = [f"{'é' * 180}{i}" for i in range(n)]
+    rows = [dataclasses.replace(row, path=name) for row, name in zip(made.rows, names, strict=True)]
+    path = write_report(tmp_path, dataclasses.replace(made, rows=rows), dataclasses.replace(source, paths=names))
+    content = content_of(path.read_text())
+    assert 14e6 < path.stat().st_size < 15e6
+    assert content["without"] == {"gone": 0, "room": unpacked(content["tiles"], "<i4").count(-1)}
+    assert content["without"]["room"] > 0
+
+
+def test_of_many_clusters_each_gets_a_picture_before_one_gets_its_second(
+    make_result: MakeResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(atlas, "MOST", 60)
+    result = matched(make_result(np.arange(400) % 40, 40), grey(400))
+    content = content_of(written(tmp_path, result, grey(400)))
+    places = unpacked(content["tiles"], "<i4")
+    shown = [[places[point] >= 0 for point in cluster["typical"][:2]] for cluster in content["clusters"]]
+    assert shown == [[True, number < 20] for number in range(40)]
+    assert content["without"] == {"gone": 0, "room": 340}
+
+
+def test_of_very_many_files_that_were_not_read_the_page_holds_the_first(
+    make_result: MakeResult, tmp_path: Path
+) -> None:
+    made = make_result([0, 0, *[-1] * 3000], 1)
+    rows = [dataclasses.replace(row, reason=f"why {i % 7 if i < 2000 else i}") for i, row in enumerate(made.rows)]
+    told = content_of(written(tmp_path, dataclasses.replace(made, rows=rows)))["quarantined"]
+    assert (len(told["files"]), told["files"][0], len(told["reasons"])) == (1000, ["2.png", "why 2"], 20)
+    assert told["reasons"][0] == ["why 2", 286]
+    assert told["others"] == 7 + 1002 - 20
+
+
+def test_sources_are_read_in_their_order_and_nothing_stays_alive(tmp_path: Path) -> None:
+    for i in range(40):
+        Image.fromarray(picture(i)).save(tmp_path / f"{i:02}.png")
+    source = open_source(tmp_path, workers=1)
+    rows = [row for row, _ in source.read(range(40), 8)]
+    places: list[int] = []
+
+    class Watched(type(source)):  # type: ignore[misc]
+        def read(self, part: range, size: int) -> Any:
+            places.append(part.start)
+            return super().read(part, size)
+
+    watched = Watched(**{field.name: getattr(source, field.name) for field in dataclasses.fields(source)})
+    order = np.random.default_rng(0).permutation(40).tolist()
+    assert len(draw_tiles(watched, rows, order[:20], order[20:], 10**7, Silent()).places) == 40
+    assert max(abs(place - i) for i, place in enumerate(places)) <= 2  # as many threads read at once
+    assert source.decoder._idle == []
+
+
+def test_a_run_folder_may_have_any_name(make_result: MakeResult, tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/run\xff"))
+    folder.mkdir()
+    html = written(folder, make_result([0, 1], 2))
+    assert "<title>run\\xff · spiceclust</title>" in html
+    assert content_of(html)["name"] == "run\\xff"
 
 
 def test_the_same_run_gives_the_same_bytes(make_result: MakeResult, tmp_path: Path) -> None:
@@ -425,11 +502,42 @@ def test_the_scores_are_those_of_the_stages(make_result: MakeResult) -> None:
 
 def test_embeddings_skip_a_stage_and_the_story_says_why(make_result: MakeResult) -> None:
     config = {**RUN["config"], "encoder": "embeddings:e.npy"}  # type: ignore[dict-item]
-    run = {**RUN, "config": config, "skipped": {"5-semi": "skipped: no views"}, "shipped": "3-self"}
+    run = {
+        **RUN,
+        "views": "none: of embeddings",
+        "config": config,
+        "skipped": {"5-semi": "skipped: no views"},
+        "shipped": "3-self",
+    }
     metrics = {**METRICS, "5-semi": {}}
     told = dict(choices(dataclasses.replace(make_result([0, 1], 2), run=run, metrics=metrics)))
     assert told["Features"] == "given as embeddings:e.npy"
-    assert told["What ships"] == "the head of stage 3; 5-semi skipped: no views"
+    assert told["Views"] == "none: of embeddings"
+    assert told["What ships"] == "the head of stage 3; stage 5 skipped: no views"
+
+
+def test_no_clustering_is_ahead_of_its_equal(make_result: MakeResult) -> None:
+    together = {"prototypes": 7.249, "cuts": 7.25, "neighbors": 5.0}
+    result = dataclasses.replace(make_result([0, 1], 2), run=RUN, metrics={"guard": {"together": together}})
+    assert dict(choices(result))["Clustering"].startswith(
+        "cuts of the neighbour graph (7.25), level with prototypes with equal quotas (7.25), "
+        "ahead of neighbours that belong together (5.00): "
+    )
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        {"3-self": {"consistency": [0.9, 0.8], "kept": 0, "steps": 5}, "5-semi": {"loss": 0.5}, "calibration": None},
+        dict(zip(METRICS, [None, 3, "x", [1], 0.5, None], strict=True)),
+        {"3-self": {"cuts": None}, "guard": {"cuts": 1, "together": None}, "acc": 0.5, "match": None},
+    ],
+)
+def test_old_and_odd_runs_have_a_report(metrics: dict[str, Any], make_result: MakeResult, tmp_path: Path) -> None:
+    odd = {**RUN, "versions": None, "seconds": None, "skipped": None}
+    content = content_of(written(tmp_path, dataclasses.replace(make_result([0, 1], 2), run=odd, metrics=metrics)))
+    assert (content["heads"], content["scores"]["rows"]) == ([], [])
+    assert dict(content["choices"])["Views"] == "glyph, chosen: it is all grey"
 
 
 def test_a_run_that_says_nothing_has_a_report(make_result: MakeResult, tmp_path: Path) -> None:
@@ -494,6 +602,14 @@ def test_the_pictures_are_found_again_and_where_they_are_not_the_page_says_so(
         spiceclust.report(tmp_path)
 
 
+def test_no_page_is_written_while_another_process_writes_there(make_result: MakeResult, tmp_path: Path) -> None:
+    made = save(make_result([0, 1], 2), tmp_path / "run")
+    with locked(made, Silent()), pytest.raises(RunFolderError, match="is being written by process"):
+        spiceclust.report(made)
+    assert not (made / "report.html").exists()
+    assert spiceclust.report(made).exists()
+
+
 def test_built_in_digits_are_opened_again(make_result: MakeResult, tmp_path: Path) -> None:
     digits = open_source("builtin:digits")
     read = [row for row, _ in digits.read(range(20), 8)]
@@ -505,12 +621,12 @@ def test_built_in_digits_are_opened_again(make_result: MakeResult, tmp_path: Pat
     )
     found = content_of(spiceclust.report(save(result, tmp_path / "run")).read_text())
     assert found["missing"] == ""
-    assert [place >= 0 for place in unpacked(found["points"]["tiles"], "<i4")] == [True] * 20 + [False] * 1777
+    assert [place >= 0 for place in unpacked(found["tiles"], "<i4")] == [True] * 20 + [False] * 1777
 
 
 def test_atlases_are_told_to_the_page_with_their_sides(make_result: MakeResult, tmp_path: Path) -> None:
     content = content_of(written(tmp_path, matched(make_result([0, 1], 2), grey(2)), grey(2)))
     (sheet,) = content["atlases"]["sheets"]
     assert (sheet["side"], content["atlases"]["columns"], content["atlases"]["perAtlas"]) == (8, COLUMNS, PER_ATLAS)
-    tiles = Tiles([Atlas(8, base64.b64decode(sheet["image"]))], {"first": 0})
+    tiles = Tiles([Atlas(8, base64.b64decode(sheet["image"]))], {"first": 0}, set())
     np.testing.assert_array_equal(tile_of(tiles, "first")[..., 0], grey(2)[0])

@@ -68,6 +68,13 @@ def pixels(selector: str) -> str:
     return f"{canvas}.getContext('2d').getImageData(0, 0, {canvas}.width, {canvas}.height).data"
 
 
+def luminance(colour: list[int]) -> float:
+    """Of red, green, blue in 0 to 255: the relative luminance of WCAG, in [0, 1]."""
+    shares = [value / 255 for value in colour]
+    linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
 def winding(loop: np.ndarray, points: np.ndarray) -> np.ndarray:
     """(n,) bool: whether a closed line goes around a point, by the angle under which the point sees it."""
     seen = loop[None] - points[:, None]
@@ -189,6 +196,7 @@ def test_hover_tells_of_an_image_and_a_click_brings_out_its_cluster(
     assert page.js(pressed) == ["false", "true", "false"]
     page.js("document.querySelector('#cluster-1 button.small').click()")  # of the card, which never hides it again
     assert page.js("map.picked") == 1
+    assert page.js("document.activeElement.id") == "canvas"
 
 
 def test_the_map_zooms_about_a_place_and_moves_by_keys(page: Page, make_result: MakeResult, tmp_path: Path) -> None:
@@ -248,6 +256,84 @@ def test_true_labels_show_only_after_they_were_compared_with(
     )
     assert cells == [["1", "12", "", "", "12"], ["0", "3", "9", "", "12"], ["2", "", "", "12", "12"]]
     assert page.js("document.querySelectorAll('.matrix .right').length") == 3
+    assert page.complaints() == []
+
+
+def test_an_image_between_two_clusters_bears_the_colour_of_its_own(
+    page: Page, make_result: MakeResult, tmp_path: Path
+) -> None:
+    show(page, tmp_path, *placed(make_result, 2))
+    marks = page.js(
+        "[...document.querySelectorAll('.figure:last-child .tile')].map(tile =>"
+        " [tile.title, tile.querySelector('.swatch').className])"
+    )
+    for title, mark in marks:
+        assert mark == f"swatch c{title.split('cluster ')[1][0]}"
+    assert {mark for _, mark in marks} == {"swatch c0", "swatch c1"}
+    assert page.js("document.querySelectorAll('.figure:not(:last-child) .swatch').length") == 0
+
+
+def test_on_paper_every_card_has_its_pictures(page: Page, make_result: MakeResult, tmp_path: Path) -> None:
+    show(page, tmp_path, *placed(make_result, 12))
+    page.until("document.querySelector('.card .picture').width === 8")
+    assert page.js("document.querySelectorAll('.card .picture.waiting').length") > 50
+    page.js("window.dispatchEvent(new Event('beforeprint'))")  # as printing does, which does not wait
+    assert page.js("[...document.querySelectorAll('.card .picture')].every(canvas => canvas.width === 8)")
+    page.send("Emulation.setEmulatedMedia", media="print")
+    assert page.js("getComputedStyle(document.querySelector('.card')).contentVisibility") == "visible"
+    page.send("Emulation.setEmulatedMedia", media="")
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_counts_of_every_shade_can_be_read(dark: bool, page: Page, make_result: MakeResult, tmp_path: Path) -> None:
+    confusion = {
+        "0": {str(i): share for i, share in enumerate([1, 5, 12, 25, 40, 60, 110, 300])},
+        "1": {"0": 1},
+        "2": {"1": 1},
+    }
+    metrics = {**SCORES, "match": {"0": "7", "1": "0", "2": "2"}, "confusion": confusion}
+    page.view(1280, 900, dark=dark)
+    try:
+        show(page, tmp_path, dataclasses.replace(placed(make_result)[0], metrics=metrics))
+        cells = page.js(
+            "(() => { const c = document.createElement('canvas').getContext('2d');"
+            " const rgb = (colour) => { c.fillStyle = colour; c.fillRect(0, 0, 1, 1);"
+            " return [...c.getImageData(0, 0, 1, 1).data].slice(0, 3); };"
+            " return [...document.querySelectorAll('.matrix .right, .matrix .wrong')].map(cell => {"
+            " const style = getComputedStyle(cell); return [rgb(style.backgroundColor), rgb(style.color)]; }); })()"
+        )
+    finally:
+        page.view(1280, 900)
+    assert len(cells) == 10
+    shades = [luminance(ground) for ground, _ in cells]
+    assert (max(shades) + 0.05) / (min(shades) + 0.05) > 2  # and the shades can be told apart
+    for ground, ink in cells:
+        low, high = sorted((luminance(ground), luminance(ink)))
+        assert (high + 0.05) / (low + 0.05) >= 4.5
+
+
+def test_it_says_what_has_no_picture_and_what_was_not_read_once(
+    page: Page, make_result: MakeResult, tmp_path: Path
+) -> None:
+    result, images = placed(make_result)
+    links = "[...document.querySelectorAll('#links a')].map(a => a.textContent)"
+    show(page, tmp_path, result, images)
+    assert "Not read" not in page.js(links)
+    assert page.js(
+        "[document.querySelectorAll('#quarantine').length, document.getElementById('notes').textContent]"
+    ) == [0, ""]
+    empty = "1 of 4 clusters hold no image: ask for 3"
+    rows = [dataclasses.replace(row, status="quarantined", reason="torn") for row in result.rows[:2]]
+    rows += [dataclasses.replace(row, sha256="0") if i < 5 else row for i, row in enumerate(result.rows[2:])]
+    labels = np.where(np.arange(36) < 2, -1, result.labels)
+    probabilities = np.pad(result.probabilities, ((0, 0), (0, 1)))
+    run = {"warnings": [empty], "config": {"n_clusters": 4}}
+    changed = {"rows": rows, "labels": labels, "probabilities": probabilities, "run": run}
+    show(page, tmp_path, dataclasses.replace(result, **changed), images)
+    told = page.js("[...document.querySelectorAll('#notes p')].map(p => p.textContent)")
+    assert told == [empty, "5 of 34 images have no picture: they changed or are gone."]
+    assert "Not read" in page.js(links)
+    assert page.js("document.querySelector('.reasons').textContent") == "2 files: torn"
     assert page.complaints() == []
 
 

@@ -10,7 +10,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
@@ -98,18 +98,31 @@ def read_in_order(source: Source, size: int, progress: Progress, first: int = 0,
     Yields:
         A row and, if it is readable, (size, size, 3) uint8 pixels; duplicates are not sought.
     """
-    # one more than there are decoders, which fetches what the next one decodes
-    threads = 1 + source.decoder.workers if isinstance(source, Encoded) else os.cpu_count() or 1
+    threads = threads_for(source)
     parts = [range(max(first, part.start), part.stop) for part in source.parts() if part.stop > first]
     with (
         progress.task("reading images", len(source) - first) as task,
-        source.decoder if isinstance(source, Encoded) else nullcontext(),
-        ThreadPoolExecutor(threads) as pool,
+        readers(source) as pool,
     ):
         waiting = max(2 * threads, ahead // max(1, len(parts[0]))) if parts else 1
         for found in _in_order(pool, lambda part: source.read(part, size), parts, waiting):
             yield from found
             task.advance(len(found))
+
+
+def threads_for(source: Source) -> int:
+    """How many threads read a source: one more than there are decoders, which fetches what the next one decodes."""
+    return 1 + source.decoder.workers if isinstance(source, Encoded) else os.cpu_count() or 1
+
+
+@contextmanager
+def readers(source: Source) -> Iterator[ThreadPoolExecutor]:
+    """Threads that read a source; they and its decoders end with the block."""
+    with (
+        source.decoder if isinstance(source, Encoded) else nullcontext(),
+        ThreadPoolExecutor(threads_for(source)) as pool,
+    ):
+        yield pool
 
 
 def _in_order(pool: ThreadPoolExecutor, work: Callable[[P], T], items: list[P], ahead: int) -> Iterator[T]:

@@ -5,7 +5,7 @@ n rows of the manifest, C clusters.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from spiceclust.outputs.contact_sheet import choose_images
 from spiceclust.result import Result
 
 TYPICAL, DOUBTFUL, BETWEEN = 16, 8, 8  # images on a card: in rows of eight
+HESITANT: Final = 0.1  # probability of the second cluster from which on an image hesitates
 
 
 class Card(NamedTuple):
@@ -26,7 +27,8 @@ class Card(NamedTuple):
         typical: from the most typical down.
         doubtful: from the most doubtful down.
         nearest: the other cluster that its images speak for most; None where they speak for none.
-        between: images of both that hesitate between the two, from those that do most.
+        between: images of both that hesitate between the two, from those that do most: they give the other one a
+            probability of at least `HESITANT`.
     """
 
     size: int
@@ -71,5 +73,6 @@ def _between(
     here, there = (result.labels == one) & (second == other), (result.labels == other) & (second == one)
     rows = np.flatnonzero(ok & (here | there))
     rows = rows[~np.isin(rows, list(shown))]
+    rows = rows[result.probabilities[rows, second[rows]] >= HESITANT]
     margin = np.abs(result.probabilities[rows, one] - result.probabilities[rows, other])
     return [int(row) for row in rows[np.argsort(margin, kind="stable")][:BETWEEN]]

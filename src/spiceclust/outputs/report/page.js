@@ -12,7 +12,7 @@ const points = {
   confidence: Float32Array.from(unpack(content.points.confidence, Uint16Array), (value) => value / 65535),
   reliable: unpack(content.points.reliable, Uint8Array),
 };
-const tiles = new Tiles(content.atlases, unpack(content.points.tiles, Int32Array));
+const tiles = new Tiles(content.atlases, unpack(content.tiles, Int32Array));
 let map = null;
 
 const describe = (point) =>
@@ -50,9 +50,14 @@ function showOverview() {
     byId('counts').append(make('div', {}, make('dt', { textContent: name }), make('dd', { textContent: value })));
   }
   const notes = [...content.warnings];
-  if (counts.empty) notes.push(`${counted(counts.empty, 'cluster')} of ${counts.clusters} hold no image: ask for fewer.`);
+  const { gone, room } = content.without;
+  const all = `of ${counted(counts.images, 'image')}`;
   if (content.missing) notes.push(`No pictures: ${content.missing}.`);
+  else if (gone) notes.push(`${gone.toLocaleString('en')} ${all} have no picture: they changed or are gone.`);
   byId('notes').append(...notes.map((text) => note(text, 'warning')));
+  if (!content.missing && room) {
+    byId('notes').append(note(`${room.toLocaleString('en')} ${all} have no picture: there is room for so many; those on the cards come first.`, 'quiet'));
+  }
 }
 
 // Clusters
@@ -87,6 +92,7 @@ function clusterCard(cluster, number) {
     show.addEventListener('click', () => {
       if (map.picked !== number) pick(number);
       byId('map').scrollIntoView();
+      byId('canvas').focus({ preventScroll: true });
     });
     head.append(show);
   }
@@ -96,6 +102,7 @@ function clusterCard(cluster, number) {
   if (cluster.doubtful.length) card.append(figure('Doubtful', cluster.doubtful));
   if (cluster.nearest !== null) {
     const between = figure(`Between ${number} and ${cluster.nearest}`, cluster.between);
+    [...between.lastChild.children].forEach((tile, i) => tile.append(swatch(points.labels[cluster.between[i]])));
     const link = make('a', { href: `#cluster-${cluster.nearest}`, textContent: `cluster ${cluster.nearest}` });
     between.firstChild.replaceChildren('Between this and ', link, ', the nearest');
     if (!cluster.between.length) between.lastChild.replaceWith(note('No image hesitates between the two.', 'quiet'));
@@ -156,15 +163,18 @@ function showChoices() {
 function scoreTable({ columns, shipped, rows }) {
   const head = make('tr', {}, make('th', { scope: 'col', textContent: 'score, no label needed' }));
   columns.forEach((name, i) => head.append(make('th', { scope: 'col', className: 'number' }, name, ...(i === shipped ? [make('span', { className: 'tag', textContent: 'ships' })] : []))));
-  const lines = make('tbody');
+  const groups = [];
   let before = null;
   for (const [stage, what, texts] of rows) {
-    if (stage !== before) lines.append(make('tr', { className: 'stage-row' }, make('th', { colSpan: columns.length + 1, scope: 'colgroup', textContent: stage })));
+    if (stage !== before) {
+      groups.push(make('tbody', {}, make('tr', { className: 'stage-row' }, make('th', { colSpan: columns.length + 1, scope: 'rowgroup', textContent: stage }))));
+    }
     before = stage;
-    lines.append(make('tr', {}, make('th', { scope: 'row', textContent: what }), ...texts.map((text) => make('td', { className: 'number', textContent: text || '–' }))));
+    groups.at(-1).append(make('tr', {}, make('th', { scope: 'row', textContent: what }), ...texts.map((text) => make('td', { className: 'number', textContent: text || '–' }))));
   }
-  const table = make('table', { className: 'plain scores' }, make('thead', {}, head), lines);
-  return make('div', {}, make('h3', { textContent: 'Scores per stage' }), make('div', { className: 'scroll' }, table));
+  const table = make('table', { className: 'plain scores' }, make('thead', {}, head), ...groups);
+  const hint = note('Higher is better. How many neighbours are asked is no score.', 'quiet');
+  return make('div', {}, make('h3', { textContent: 'Scores per stage' }), hint, make('div', { className: 'scroll' }, table));
 }
 
 function headCharts(heads) {
@@ -196,17 +206,23 @@ function showCurves() {
 
 function showQuarantine() {
   const body = byId('quarantine-body');
-  if (!content.quarantined.length) {
-    body.append(note('Every file could be read.', 'quiet'));
+  const { reasons, others, files } = content.quarantined;
+  if (!files.length) {
+    byId('quarantine').remove();
     return;
   }
+  const why = make('ul', { className: 'reasons' });
+  for (const [reason, count] of reasons) why.append(make('li', {}, `${counted(count, 'file')}: `, named(reason)));
+  if (others) why.append(make('li', { textContent: `and ${counted(others, 'other reason')}` }));
   const lines = make('tbody');
-  for (const [path, reason] of content.quarantined) {
+  for (const [path, reason] of files) {
     lines.append(make('tr', {}, make('th', { scope: 'row' }, named(path)), make('td', { textContent: reason })));
   }
   const head = make('tr', {}, make('th', { scope: 'col', textContent: 'file' }), make('th', { scope: 'col', textContent: 'why' }));
   const table = make('table', { className: 'plain files' }, make('thead', {}, head), lines);
-  body.append(make('div', { className: 'scroll tall', tabIndex: 0, role: 'region', 'aria-label': 'Files that were not read' }, table));
+  body.append(why, make('div', { className: 'scroll tall', tabIndex: 0, role: 'region', 'aria-label': 'Files that were not read' }, table));
+  const more = content.counts.quarantined - files.length;
+  if (more) body.append(note(`and ${more.toLocaleString('en')} more in quarantine.csv`, 'quiet'));
 }
 
 function showLinks() {
@@ -216,6 +232,7 @@ function showLinks() {
   }
 }
 
+window.addEventListener('beforeprint', () => tiles.drawAll());
 showOverview();
 if (content.points.positions) buildMap();
 else byId('map-body').append(note('This run was made before positions were kept. Give its fit command again to add them: finished stages are skipped.', 'quiet'));

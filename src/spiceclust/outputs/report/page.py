@@ -8,9 +8,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections import Counter
 from functools import cache
 from html import escape
 from importlib.resources import files
+from itertools import zip_longest
 from pathlib import Path
 from string import Template
 from typing import Any, Final
@@ -19,12 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spiceclust.data.sources import Source
+from spiceclust.data.wording import printable
 from spiceclust.files import write_text
 from spiceclust.outputs.report.atlas import COLUMNS, PER_ATLAS, Tiles, draw_tiles
 from spiceclust.outputs.report.cards import Card, cards_of, runners_up
 from spiceclust.outputs.report.story import choices, curves, heads, scores, truth
 from spiceclust.progress import Progress, Silent
 from spiceclust.result import Result
+from spiceclust.run_folder import locked
 
 SCRIPTS: Final = (
     "tiles.js",
@@ -36,6 +40,10 @@ SCRIPTS: Final = (
     "page.js",
 )  # in the order in which they build on each other
 STEPS: Final = 65_535  # places along the longer side of the map
+PAGE_BYTES: Final = 15_000_000  # of the whole file, unless the names alone fill it
+MOST_BYTES, LEAST_BYTES = 9_500_000, 2_500_000  # of the pictures, which base64 makes a third larger
+SLACK: Final = 10_000  # bytes around the pictures
+MOST_FILES, MOST_REASONS = 1000, 20  # that are shown of those not read
 
 
 def write_report(
@@ -51,13 +59,17 @@ def write_report(
         progress: told of each picture that is read.
 
     Raises:
-        RunFolderError: the file cannot be written.
+        RunFolderError: the file cannot be written, or another process is writing there.
     """
+    path, told = folder / "report.html", progress or Silent()
+    with locked(folder, told):
+        write_text(path, _report(folder, result, source, missing, told))
+    return path
+
+
+def _report(folder: Path, result: Result, source: Source | None, missing: str, progress: Progress) -> str:
     cards = cards_of(result)
-    tiles = Tiles([], {})
-    if source is not None:
-        tiles = draw_tiles(source, result.rows, *_order(result, cards), progress or Silent())
-    name = folder.resolve().name
+    name = printable(folder.resolve().name)
     content = {
         "name": name,
         "source": result.run.get("source", ""),
@@ -68,20 +80,18 @@ def write_report(
         "scores": scores(result),
         "heads": heads(result),
         "clusters": _clusters(result, cards),
-        "points": _points(result, tiles),
+        "points": _points(result),
         "placed": result.run.get("positions", "PCA"),
-        "atlases": {
-            "columns": COLUMNS,
-            "perAtlas": PER_ATLAS,
-            "sheets": [{"side": sheet.side, "image": _base64(sheet.content)} for sheet in tiles.atlases],
-        },
         "curves": curves(folder),
-        "quarantined": [(row.path, row.reason) for row in result.rows if row.status == "quarantined"],
+        "quarantined": _quarantined(result),
         "truth": truth(result),
     }
-    path = folder / "report.html"
-    write_text(path, page(name, content))
-    return path
+    tiles = Tiles([], {}, set())
+    if source is not None:
+        left = PAGE_BYTES - SLACK - len(page(name, content | _pictures(result, tiles)).encode())
+        budget = max(LEAST_BYTES, min(MOST_BYTES, left * 3 // 4))
+        tiles = draw_tiles(source, result.rows, *_order(result, cards), budget, progress)
+    return page(name, content | _pictures(result, tiles))
 
 
 def page(title: str, content: dict[str, Any]) -> str:
@@ -115,8 +125,9 @@ def json_for_html(content: Any) -> str:
 
 def _order(result: Result, cards: list[Card]) -> tuple[list[int], list[int]]:
     """The rows that cards show, those that every card needs most first, and all others in a fixed random order."""
-    lists = [rows for kind in ("typical", "doubtful", "between") for rows in (getattr(card, kind) for card in cards)]
-    first = list(dict.fromkeys(row for rows in lists for row in rows))
+    kinds = [[getattr(card, kind) for card in cards] for kind in ("typical", "doubtful", "between")]
+    by_rank = [row for lists in kinds for rank in zip_longest(*lists) for row in rank if row is not None]
+    first = list(dict.fromkeys(by_rank))
     ok = np.array([row.status == "ok" for row in result.rows], dtype=bool)
     ok[first] = False
     return first, np.random.default_rng(0).permutation(np.flatnonzero(ok)).tolist()
@@ -142,17 +153,42 @@ def _clusters(result: Result, cards: list[Card]) -> list[dict[str, Any]]:
     return [card._asdict() | {kind: [point[row] for row in getattr(card, kind)] for kind in kinds} for card in cards]
 
 
-def _points(result: Result, tiles: Tiles) -> dict[str, Any]:
+def _quarantined(result: Result) -> dict[str, Any]:
+    """The commonest reasons with their counts, how many others there are, and the first files."""
+    found = [(row.path, row.reason) for row in result.rows if row.status == "quarantined"]
+    reasons = Counter(reason for _, reason in found)
+    return {
+        "reasons": reasons.most_common(MOST_REASONS),
+        "others": max(0, len(reasons) - MOST_REASONS),
+        "files": found[:MOST_FILES],
+    }
+
+
+def _pictures(result: Result, tiles: Tiles) -> dict[str, Any]:
+    """The atlases, where each clustered image is in them, and how many are in none, and why."""
+    digests = [row.sha256 for row, label in zip(result.rows, result.labels.tolist(), strict=True) if label >= 0]
+    places = np.array([tiles.places.get(digest, -1) for digest in digests], dtype=np.int64)
+    gone = sum(digest in tiles.gone for digest in digests)
+    return {
+        "atlases": {
+            "columns": COLUMNS,
+            "perAtlas": PER_ATLAS,
+            "sheets": [{"side": sheet.side, "image": _base64(sheet.content)} for sheet in tiles.atlases],
+        },
+        "tiles": _packed(places, "<i4"),
+        "without": {"gone": gone, "room": int((places < 0).sum()) - gone},
+    }
+
+
+def _points(result: Result) -> dict[str, Any]:
     """Every clustered image, in columns: text as it is, numbers as base64 of little-endian integers."""
     rows = np.flatnonzero(result.labels >= 0)
-    places = [tiles.places.get(result.rows[row].sha256, -1) for row in rows.tolist()]
     return {
         "paths": [result.rows[row].path for row in rows.tolist()],
         "labels": _packed(result.labels[rows], "<u2"),
         "runnersUp": _packed(runners_up(result)[rows], "<u2"),
         "confidence": _packed(np.rint(result.confidence[rows] * STEPS), "<u2"),
         "reliable": _packed(result.reliable[rows], "<u1"),
-        "tiles": _packed(np.array(places, dtype=np.int64), "<i4"),
         "positions": None if result.positions is None else _packed(_fitted(result.positions[rows]), "<u2"),
     }
 

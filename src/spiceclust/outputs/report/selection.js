@@ -21,11 +21,11 @@ function selectPoints(chosen) {
 }
 
 function showSelection(chosen) {
-  const panel = byId('selection');
-  panel.replaceChildren();
+  const panel = byId('selection-body');
+  const title = byId('selection-title');
   if (!chosen.length) {
-    panel.append(
-      make('h3', { textContent: 'Nothing selected' }),
+    title.textContent = 'Nothing selected';
+    panel.replaceChildren(
       note('Draw around points with the lasso, or choose a cluster. What you choose is listed here.', 'quiet'),
     );
     return;
@@ -46,8 +46,8 @@ function showSelection(chosen) {
   const shown = (withPictures.length ? withPictures : chosen).slice(0, STRIP);
   const row = tileRow(shown, tiles, { describe, nameOf, open: openDetail });
   row.setAttribute('aria-label', 'Selected images');
-  panel.append(
-    make('h3', { textContent: `${counted(chosen.length, 'image')} in ${counted(sizes.size, 'cluster')}` }),
+  title.textContent = `${counted(chosen.length, 'image')} in ${counted(sizes.size, 'cluster')}`;
+  panel.replaceChildren(
     list,
     make('div', { className: 'buttons' }, copy, clear),
     row,
@@ -92,7 +92,8 @@ function buildMap() {
   canvas.setAttribute('aria-label', 'Map of all images. Arrow keys move it, plus and minus zoom, 0 shows all, Escape clears.');
   const tip = make('div', { id: 'tip', hidden: true }, make('canvas', { className: 'picture' }), make('p', {}), make('p', { className: 'quiet' }));
   const stage = make('div', { className: 'stage' }, canvas, tip, tools);
-  const panel = make('div', { id: 'selection', 'aria-live': 'polite' });
+  const panel = make('div', { id: 'selection' },
+    make('h3', {}, make('span', { id: 'selection-title', role: 'status' })), make('div', { id: 'selection-body' }));
   const legend = make('div', { id: 'legend', role: 'group', 'aria-label': 'Clusters' });
   const hint = note('Click a point to see its cluster. Drag to move, hold Shift to lasso; once clicked, the wheel zooms.', 'quiet');
   byId('map-body').append(legend, make('div', { className: 'map-grid' }, make('div', {}, stage, hint), panel));

@@ -30,14 +30,14 @@ STAGES: Final = {
 def choices(result: Result) -> list[tuple[str, str]]:
     """What was decided, and why: a heading and a sentence each."""
     run, metrics = result.run, result.metrics
-    config = run.get("config", {})
+    config = _facts(run, "config")
     told = {
         "Features": _features(config),
-        "Views": ", ".join(filter(None, (config.get("own_views") or config.get("views"), run.get("views")))),
+        "Views": _views(run, config),
         "Clustering": _clustering(run.get("clustering"), metrics),
         "What ships": _shipped(run, metrics),
-        "Reliable": _reliable(metrics.get("reliable", {})),
-        "Confidence": _confidence(metrics.get("calibration", {})),
+        "Reliable": _reliable(_facts(metrics, "reliable")),
+        "Confidence": _confidence(_facts(metrics, "calibration")),
         "Run": _how(run, config),
     }
     return [(heading, sentence) for heading, sentence in told.items() if sentence]
@@ -49,18 +49,19 @@ def scores(result: Result) -> dict[str, Any]:
     A score's texts have the order of the columns; `shipped` is the number of the column that ships, or None.
     """
     metrics = result.metrics
-    names = list(metrics.get("3-self", {}))
-    heads, selected, tuned, guard = (metrics.get(name, {}) for name in ("3-self", "4-select", "5-semi", "guard"))
+    heads, selected, tuned, guard = (_facts(metrics, name) for name in ("3-self", "4-select", "5-semi", "guard"))
+    names = [name for name, facts in heads.items() if isinstance(facts, dict)]
+    together = _facts(guard, "together")
     table = [
         ("3-self", "neighbours together, clusters even", _each(names, heads, "partition_score", "{:.2f}")),
-        ("3-self", "neighbours that agree, kept head", [_kept(heads.get(name, {})) for name in names]),
+        ("3-self", "neighbours that agree, kept head", [_kept(_facts(heads, name)) for name in names]),
         ("4-select", "reliable images", _each(names, selected, "share", "{:.1%}")),
         ("4-select", "neighbours asked", _each(names, selected, "neighbors", "{}")),
         ("5-semi", "unlabelled images that teach in the end", _each(names, tuned, "used", "{:.1%}")),
         ("guard", "labels of stage 3, judged by neighbours", _guard(names, guard, "3-self")),
         ("guard", "labels of stage 5, judged by neighbours", _guard(names, guard, "5-semi")),
         ("guard", "heads that agree", _each(names, guard, "agreement", "{:.1%}")),
-        ("guard", "all of it together", [_text(guard.get("together", {}).get(name), "{:.2f}") for name in names]),
+        ("guard", "all of it together", [_text(together.get(name), "{:.2f}") for name in names]),
     ]
     shipped = result.run.get("clustering")
     return {
@@ -74,8 +75,8 @@ def heads(result: Result) -> list[dict[str, Any]]:
     """For each clustering that went on: share of agreeing neighbours of each head's labels, and which head was kept."""
     return [
         {"name": CLUSTERINGS.get(name, name), "values": facts["consistency"], "kept": facts.get("kept")}
-        for name, facts in result.metrics.get("3-self", {}).items()
-        if facts.get("consistency")
+        for name, facts in _facts(result.metrics, "3-self").items()
+        if isinstance(facts, dict) and facts.get("consistency")
     ]
 
 
@@ -104,7 +105,7 @@ def truth(result: Result) -> dict[str, Any] | None:
     metrics = result.metrics
     if "acc" not in metrics:
         return None
-    match, counts = metrics.get("match", {}), metrics.get("confusion", {})
+    match, counts = _facts(metrics, "match"), _facts(metrics, "confusion")
     classes = sorted({name for row in counts.values() for name in row}, key=_natural)
     number = {name: i for i, name in enumerate(classes)}
     matched = {cluster: number[match[cluster]] if cluster in match else None for cluster in counts}
@@ -135,25 +136,37 @@ def _features(config: dict[str, Any]) -> str:
     return f"{learned if encoder == 'moco' else f'given by {encoder}'}, {seen}"
 
 
+def _views(run: dict[str, Any], config: dict[str, Any]) -> str:
+    chosen = config.get("own_views") or config.get("views")
+    if str(config.get("encoder")).startswith("embeddings:"):
+        chosen = None  # there are none, whatever was asked for
+    return ", ".join(filter(None, (chosen, run.get("views"))))
+
+
 def _clustering(chosen: str | None, metrics: dict[str, Any]) -> str:
-    together = metrics.get("guard", {}).get("together", {})
+    together = _facts(_facts(metrics, "guard"), "together")
     if chosen is None or chosen not in together:
         return ""
-    others = [f"{CLUSTERINGS.get(name, name)} ({score:.2f})" for name, score in together.items() if name != chosen]
-    first = f"{CLUSTERINGS.get(chosen, chosen)} ({together[chosen]:.2f})"
-    if not others:
-        return first
-    return f"{first}, ahead of {' and '.join(others)}: few neighbours parted, few doubts, heads that agree"
+    told = {name: f"{score:.2f}" for name, score in together.items()}
+    others = [name for name in told if name != chosen]
+    parts = [f"{CLUSTERINGS.get(chosen, chosen)} ({told[chosen]})"]
+    for how, level in (("level with", True), ("ahead of", False)):
+        some = [
+            f"{CLUSTERINGS.get(name, name)} ({told[name]})" for name in others if (told[name] == told[chosen]) == level
+        ]
+        if some:
+            parts.append(f"{how} {' and '.join(some)}")
+    return ", ".join(parts) + (": few neighbours parted, few doubts, heads that agree" if others else "")
 
 
 def _shipped(run: dict[str, Any], metrics: dict[str, Any]) -> str:
-    shipped, skipped = run.get("shipped"), run.get("skipped", {})
+    shipped, skipped = run.get("shipped"), _facts(run, "skipped")
     if not shipped:
         return ""
     what = {"3-self": "the head of stage 3", "5-semi": "the classifier retrained in stage 5"}.get(shipped, str(shipped))
-    judged = metrics.get("guard", {}).get(run.get("clustering"), {}).get("scores", {})
+    judged = _facts(_facts(_facts(metrics, "guard"), str(run.get("clustering"))), "scores")
     if skipped:
-        return f"{what}; " + "; ".join(f"{stage} {why}" for stage, why in skipped.items())
+        return f"{what}; " + "; ".join(f"stage {stage[0]} {why}" for stage, why in skipped.items())
     others = [score for stage, score in judged.items() if stage != shipped]
     if shipped not in judged or not others:
         return what
@@ -174,8 +187,8 @@ def _confidence(facts: dict[str, Any]) -> str:
 
 
 def _how(run: dict[str, Any], config: dict[str, Any]) -> str:
-    version = run.get("versions", {}).get("spiceclust")
-    took = sum(run.get("seconds", {}).values())
+    version = _facts(run, "versions").get("spiceclust")
+    took = sum(_facts(run, "seconds").values())
     parts = [
         f"method {config['method']}" if "method" in config else "",
         f"preset {config['preset']}" if "preset" in config else "",
@@ -188,11 +201,11 @@ def _how(run: dict[str, Any], config: dict[str, Any]) -> str:
 
 
 def _each(names: list[str], facts: dict[str, Any], key: str, form: str) -> list[str]:
-    return [_text(facts.get(name, {}).get(key), form) for name in names]
+    return [_text(_facts(facts, name).get(key), form) for name in names]
 
 
 def _guard(names: list[str], facts: dict[str, Any], stage: str) -> list[str]:
-    return [_text(facts.get(name, {}).get("scores", {}).get(stage), "{:.2f}") for name in names]
+    return [_text(_facts(_facts(facts, name), "scores").get(stage), "{:.2f}") for name in names]
 
 
 def _kept(facts: dict[str, Any]) -> str:
@@ -202,6 +215,12 @@ def _kept(facts: dict[str, Any]) -> str:
 
 def _text(value: Any, form: str) -> str:
     return "" if value is None else form.format(value)
+
+
+def _facts(found: dict[str, Any], name: str) -> dict[str, Any]:
+    """What stands under a name, empty where that is missing or, in an old run, no group of facts."""
+    facts = found.get(name)
+    return facts if isinstance(facts, dict) else {}
 
 
 def _natural(name: str) -> tuple[bool, int, str]:

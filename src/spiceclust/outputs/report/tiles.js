@@ -38,13 +38,11 @@ class Tiles {
     this.perAtlas = atlases.perAtlas;
     this.places = places;
     this.sheets = atlases.sheets.map((sheet) => ({ side: sheet.side, source: sheet.image, image: null }));
-    this.waiting = new Map();
     this.seen = new IntersectionObserver((entries) => {
       for (const { target, isIntersecting } of entries) {
         if (!isIntersecting) continue;
         this.seen.unobserve(target);
-        this.draw(target, this.waiting.get(target));
-        this.waiting.delete(target);
+        this.draw(target, Number(target.dataset.point));
       }
     }, { rootMargin: '600px' });
   }
@@ -58,16 +56,23 @@ class Tiles {
     const canvas = make('canvas', { width: 1, height: 1, className: 'picture', 'aria-hidden': 'true' });
     if (!this.has(point)) canvas.classList.add('none');
     else {
-      this.waiting.set(canvas, point);
+      canvas.dataset.point = point;
+      canvas.classList.add('waiting');
       this.seen.observe(canvas);
     }
     return canvas;
+  }
+
+  /** Draws what has not come near the screen: paper shows it all. */
+  drawAll() {
+    for (const canvas of document.querySelectorAll('.waiting')) this.draw(canvas, Number(canvas.dataset.point));
   }
 
   /** Draws a point's tile into a canvas, at once if its sheet is decoded. */
   draw(canvas, point) {
     const place = this.places[point];
     canvas.dataset.point = point;
+    canvas.classList.remove('waiting');
     canvas.classList.toggle('none', place < 0);
     if (place < 0) {
       canvas.width = canvas.height = 1;

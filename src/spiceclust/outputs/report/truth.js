@@ -13,7 +13,7 @@ function showTruth() {
   const figures = [
     ['accuracy', three(scores.acc)], ['NMI', three(scores.nmi)], ['ARI', three(scores.ari)],
     ['right among reliable', three(scores.reliable_precision)], ['calibration error', three(scores.ece)],
-    ['images with a label', scores.n.toLocaleString('en')],
+    ['images with a label', scores.n?.toLocaleString('en') ?? '–'],
   ];
   body.append(make('dl', { className: 'figures' }, ...figures.map(([name, value]) =>
     make('div', {}, make('dt', { textContent: name }), make('dd', { textContent: value })))));
@@ -35,7 +35,7 @@ function confusionMatrix(classes, rows) {
       const share = (counts[i] ?? 0) / size;
       const cell = make('td', { textContent: counts[i] ?? '' });
       if (counts[i]) {
-        cell.className = `${i === match ? 'right' : 'wrong'}${share > 0.5 ? ' strong' : ''}`;
+        cell.className = i === match ? 'right' : 'wrong';
         cell.style.setProperty('--share', share.toFixed(3));
       }
       line.append(cell);
