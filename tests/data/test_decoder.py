@@ -59,6 +59,47 @@ def test_a_killed_first_process_is_replaced() -> None:
         assert first_process() != killed
 
 
+def kill_fresh_workers(monkeypatch: pytest.MonkeyPatch, times: int, *, first_too: bool = False) -> list[int]:
+    """Has the next workers killed before they answer: as many as are listed, which are those it was done to."""
+    killed: list[int] = []
+    start = processes.FIRST.start
+
+    def start_and_kill(room: int) -> processes.Worker:
+        worker = start(room)
+        if len(killed) < times:
+            killed.append(worker._number)
+            if first_too:  # nobody can say how the worker ended
+                os.kill(first_process(), signal.SIGKILL)
+            os.kill(worker._number, signal.SIGKILL)
+        return worker
+
+    monkeypatch.setattr(processes.FIRST, "start", start_and_kill)
+    return killed
+
+
+@pytest.mark.parametrize("first_too", [False, True])
+def test_a_file_is_not_blamed_for_a_worker_that_was_killed_once(
+    first_too: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed = kill_fresh_workers(monkeypatch, 1, first_too=first_too)
+    with Decoder(2) as decoder:
+        assert told(decoder, GOOD) == [""] * 6
+        assert decoder.header(GOOD[0]) is not None
+        assert len(killed) == decoder.crashed == 1
+    killed.clear()
+    with Decoder(2) as decoder:
+        assert not isinstance(decoder.square(lambda: GOOD[0], 5), DecodeError)
+        assert len(killed) == decoder.crashed == 1
+
+
+def test_a_file_whose_workers_are_killed_twice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    killed = kill_fresh_workers(monkeypatch, 2)
+    with Decoder(2) as decoder:
+        assert str(decoder.square(lambda: GOOD[0], 5)) == "the decoder crashed (signal 9)"
+        assert len(killed) == 2
+        assert told(decoder, GOOD) == [""] * 6
+
+
 def test_a_large_picture_to_look_at_is_made_smaller(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(module, "PICTURE_PIXELS", 100)
     Image.fromarray(picture(0, 40, 30)).save(tmp_path / "a.png")

@@ -1,6 +1,7 @@
 """Decoding in child processes with limits of memory and time: what a file does to a decoder ends there.
 
-A file that kills its decoder, hangs or takes too much is refused with a reason, and another process goes on.
+A file that kills its decoder, hangs or takes too much is refused with a reason, and another process goes on. A SIGKILL
+may be the work of someone else, as of a machine without memory: what was asked for then is asked for once more.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ MOST: Final = 8  # workers, unless more are asked for: the process that feeds th
 SHARED_ROOM: Final = 640_000_000  # bytes that all workers together may take for pictures; what needs more goes alone
 
 
+class KilledError(DecodeError):
+    """The worker ended by SIGKILL, or nobody knows how: the file may have nothing to do with it."""
+
+
 class Decoder:
     """Decodes for any number of threads. Workers start when they are needed; they end with this object, or with `with`.
 
@@ -33,7 +38,7 @@ class Decoder:
 
     Attributes:
         workers: as given or found; 0 once no process could be started, of which a warning tells.
-        crashed: how many workers a file has killed, or has made hang.
+        crashed: how many workers have been killed, by a file or from outside, or hung.
         stopped: how many have met the limit of time.
         slowest: seconds that the slowest file took, by the clock and of processor time, which a busy machine leaves as
             it is.
@@ -107,15 +112,19 @@ class Decoder:
                     else:
                         worker.close()
         for i, answer in enumerate(found):
-            if isinstance(answer, RoomError):
-                found[i] = self._ask_alone(kind, side, lambda i=i: contents[i])  # type: ignore[misc]
+            if isinstance(answer, RoomError | KilledError):
+                again = isinstance(answer, KilledError)
+                found[i] = self._ask_alone(kind, side, lambda i=i: contents[i], again=again)  # type: ignore[misc]
         return found
 
-    def _ask_alone(self, kind: bytes, side: int, fetch: Callable[[], bytes]) -> Answer:
+    def _ask_alone(self, kind: bytes, side: int, fetch: Callable[[], bytes], *, again: bool = False) -> Answer:
         if not self._can_start():
             return _here(kind, side, fetch())
         with self._nobody_else(), closing(FIRST.start(MAX_ROOM)) as worker:
-            return self._answers(worker, kind, side, [fetch()])[0]
+            answer = self._answers(worker, kind, side, [fetch()])[0]
+        if isinstance(answer, KilledError) and not again:
+            return self._ask_alone(kind, side, fetch, again=True)
+        return answer
 
     def _can_start(self) -> bool:
         if self.workers:
@@ -157,7 +166,8 @@ class Decoder:
                 self.crashed += 1
                 how = f"the decoder crashed (signal {ended_by})" if ended_by else "the decoder ended without an answer"
                 if error.hung or not worker.answered:
-                    found.append(DecodeError(str(error) or how))
+                    outside = ended_by == signal.SIGKILL and not str(error)
+                    found.append((KilledError if outside else DecodeError)(str(error) or how))
         self.slowest = max(self.slowest[0], worker.slowest), max(self.slowest[1], worker.computed)
         return found
 

@@ -138,7 +138,7 @@ class Worker:
         return facts[10:12] if state in (b"S", b"T") else []
 
     def close(self) -> int:
-        """Ends the process: the signal by which it had ended before, if it had."""
+        """Ends the process: the signal by which it had ended before, if it had; SIGKILL where that cannot be known."""
         self.sound = False
         self._connection.close()
         return self._end()
@@ -212,7 +212,7 @@ class First:
                     try:
                         control.sendall(protocol.ASKED.pack(protocol.END, number))
                         ended.extend(protocol.ENDED.unpack(control.recv(protocol.ENDED.size)))
-                    except (OSError, struct.error):  # the first process has ended, and its copies with it
+                    except (OSError, struct.error):  # the first process has ended, and nobody can tell
                         ended.append(signal.SIGKILL)
             return ended[0]
 
