@@ -22,7 +22,7 @@ COMMANDS = (
     ["export", "run", "--to", "sorted", "--as", "folders"],
 )
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES)
-TIMES = ("run.json", "done.json", LOG, NOTE)  # files that say when
+TIMES = ("run.json", "done.json", "report.html", LOG, NOTE)  # files that say when
 
 
 def run(count: int, seed: int, folder: Path) -> dict[str, int | float]:
