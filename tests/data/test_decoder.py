@@ -273,8 +273,8 @@ def interrupt(*_):
     heard.append(True)  # a finalizer may be running, where what is raised is lost
     raise KeyboardInterrupt
 signal.signal(signal.SIGINT, interrupt)
-print("ready", flush=True)
 try:
+    print("ready", flush=True)
     while not heard:
         load(source, 12, None, Silent())
 except KeyboardInterrupt:
