@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ import pytest
 from PIL import Image
 
 from spiceclust.cli import main
+from spiceclust.manifest import write_manifest
+from spiceclust.result import Result
 from synthetic import shapes
 from test_pipeline import TINY, contents
 
@@ -66,7 +69,8 @@ def test_fit_leaves_a_report_and_the_command_writes_it_again_wherever_the_images
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = (place / "run/report.html").read_bytes()
-    assert first.count(b'"side":16') == 1
+    assert b'"side":16' in first
+    assert b'"without":{"gone":0,"room":0}' in first  # every image has its picture
     shutil.copytree(place / "run", tmp_path / "run")
     done = command(tmp_path, "report", "run")
     assert (done.returncode, done.stdout) == (0, "run/report.html\n")
@@ -74,6 +78,17 @@ def test_fit_leaves_a_report_and_the_command_writes_it_again_wherever_the_images
     monkeypatch.chdir(tmp_path)
     assert "nowhere" in rejected(monkeypatch, capsys, "report", "run", "--source", "nowhere")
     assert "is not a run folder" in rejected(monkeypatch, capsys, "report", str(place / "photos"))
+
+
+def test_a_run_folder_may_have_a_name_that_is_no_text(make_result: Callable[..., Result], tmp_path: Path) -> None:
+    run = os.fsencode(tmp_path) + b"/run\xff"
+    os.mkdir(run)
+    result = make_result([0, 1], 2)
+    write_manifest(Path(os.fsdecode(run)), result.rows)
+    result.save(Path(os.fsdecode(run)))
+    told = subprocess.run([sys.executable, "-m", "spiceclust", "report", run], capture_output=True, check=True).stdout
+    assert told == run + b"/report.html\n"
+    assert "<title>run\\xff ·" in Path(os.fsdecode(told[:-1])).read_text()
 
 
 def test_progress_is_plain_lines_when_not_on_a_terminal(place: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -228,6 +229,8 @@ def doctor(
 def main() -> None:
     """Runs the command. Errors are one line on stderr: 2 for bad usage or input, 130 on Ctrl-C or SIGTERM, or 1."""
     interruption.install()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # a path is printed as the bytes that it is
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when torch is loaded
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"] or ["--help"]
     if "--debug" in sys.argv:

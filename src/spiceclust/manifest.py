@@ -71,7 +71,8 @@ def read_manifest(folder: Path) -> list[Row]:
 
     path = folder / "images.parquet"
     try:
-        return [Row(**row) for row in pq.read_table(path).to_pylist()]
+        with path.open("rb") as file:  # opened here: Arrow takes no path that is not UTF-8
+            return [Row(**row) for row in pq.read_table(file).to_pylist()]
     except FileNotFoundError:
         raise RunFolderError(f"{path} is missing: run `spiceclust fit` into {folder} again to finish it") from None
     except (pa.ArrowException, TypeError, OSError) as error:

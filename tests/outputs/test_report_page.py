@@ -194,6 +194,7 @@ def test_hover_tells_of_an_image_and_a_click_brings_out_its_cluster(
     assert page.js("document.querySelector('#selection h3').textContent") == "12 images in 1 cluster"
     pressed = "[...document.querySelectorAll('.chip')].map(c => c.getAttribute('aria-pressed'))"
     assert page.js(pressed) == ["false", "true", "false"]
+    page.js("document.activeElement.blur()")
     page.js("document.querySelector('#cluster-1 button.small').click()")  # of the card, which never hides it again
     assert page.js("map.picked") == 1
     assert page.js("document.activeElement.id") == "canvas"
@@ -337,6 +338,37 @@ def test_it_says_what_has_no_picture_and_what_was_not_read_once(
     assert page.complaints() == []
 
 
+def test_a_selection_is_told_by_its_heading_alone(page: Page, make_result: MakeResult, tmp_path: Path) -> None:
+    show(page, tmp_path, *placed(make_result))
+    told = "[...document.querySelectorAll('#map [aria-live], #map [role=status]')].map(e => e.textContent)"
+    assert page.js(told) == ["Nothing selected"]
+    page.js("window.teller = document.querySelector('#map [role=status]')")
+    page.js("pick(1)")
+    assert page.js(told) == ["12 images in 1 cluster"]
+    assert page.js("window.teller.isConnected")  # one that is new is not read out
+
+
+def test_of_many_files_that_were_not_read_it_says_where_the_rest_are(
+    page: Page, make_result: MakeResult, tmp_path: Path
+) -> None:
+    show(page, tmp_path, make_result([0, 0, 1, *[-1] * 2234], 2))
+    assert page.js("document.querySelectorAll('.files tbody tr').length") == 1000
+    assert page.js("document.querySelector('.reasons').textContent") == "2,234 files: empty file"
+    assert page.js("document.querySelector('#quarantine-body > p').textContent") == "and 1,234 more in quarantine.csv"
+
+
+def test_the_scores_are_grouped_by_stage(page: Page, make_result: MakeResult, tmp_path: Path) -> None:
+    heads = {"cuts": {"consistency": [0.5, 0.75], "kept": 1, "partition_score": 5.0}}
+    metrics = {"3-self": heads, "4-select": {"cuts": {"neighbors": 10, "share": 0.5}}}
+    show(page, tmp_path, placed(make_result, metrics=metrics)[0])
+    groups = page.js(
+        "[...document.querySelectorAll('.scores tbody')].map(group =>"
+        " [group.querySelector('th[scope=rowgroup]').textContent, group.rows.length])"
+    )
+    assert groups == [["3 · clustering heads", 3], ["4 · reliable labels", 3]]
+    assert "Higher is better" in page.js("document.getElementById('choices-body').textContent")
+
+
 def test_hostile_names_do_nothing(page: Page, make_result: MakeResult, tmp_path: Path) -> None:
     result, images = placed(make_result)
     evil = "</script><img src=x onerror=window.harm=1><svg onload=window.harm=1>{}"
@@ -387,6 +419,7 @@ def test_nothing_sticks_out_at_the_side(width: int, page: Page, make_result: Mak
         show(page, tmp_path, dataclasses.replace(result, **changed))
         page.js("pick(3)")
         assert page.js("document.documentElement.scrollWidth") <= width
+        assert page.js("document.getElementById('canvas').clientHeight") <= width  # room beside it to scroll the page
     finally:
         page.view(1280, 900)
 
