@@ -6,7 +6,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ from PIL import Image
 
 from pictures import encoded, picture
 from spiceclust.data import decoder as module
-from spiceclust.data import processes
+from spiceclust.data import processes, worker
 from spiceclust.data.decode import DecodeError, decode_square
 from spiceclust.data.decoder import Decoder
 from spiceclust.data.images import Images, load
@@ -197,6 +200,94 @@ def test_without_an_executable_this_process_decodes_and_says_so(monkeypatch: pyt
             assert told(decoder, GOOD) == [""] * 6
         assert decoder.workers == 0
         assert told(decoder, GOOD) == [""] * 6
+
+
+def let_fork(monkeypatch: pytest.MonkeyPatch, condition: str, pauses: tuple[float, ...] = (0.0,)) -> None:
+    """Has the first process fork only where an expression over `count`, calls so far, and `copies` is true."""
+    code = f"""
+import os
+count, fork = -1, os.fork
+def limited():
+    global count
+    count += 1
+    copies = len(open(f"/proc/self/task/{{os.getpid()}}/children").read().split())
+    if {condition}:
+        return fork()
+    raise BlockingIOError(11, "Resource temporarily unavailable")
+os.fork = limited
+"""
+    monkeypatch.setattr(processes, "BOOT", f"exec({code!r}); {processes.BOOT}")
+    monkeypatch.setattr(module, "PAUSES", pauses)
+    processes.FIRST.close()
+
+
+@pytest.fixture
+def own_first() -> Iterator[None]:
+    yield
+    processes.FIRST.close()
+
+
+def told_by_threads(decoder: Decoder) -> list[list[str]]:
+    with ThreadPoolExecutor(6) as pool:
+        return list(pool.map(lambda _: told(decoder, GOOD), range(6)))
+
+
+@pytest.mark.usefixtures("own_first")
+def test_a_fork_that_fails_once_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    let_fork(monkeypatch, "count != 1", (0.0, 0.01))
+    with Decoder(2) as decoder:
+        busy = processes.FIRST.start(10**8)
+        assert told(decoder, GOOD) == [""] * 6
+        assert (decoder.workers, decoder.crashed) == (2, 0)
+        assert list(busy.ask(worker.HEADER, 0, [GOOD[0]])) == [(None, *decode_square(GOOD[0], 5)[1:])]
+        busy.close()
+
+
+@pytest.mark.usefixtures("own_first")
+def test_workers_that_cannot_be_started_are_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    let_fork(monkeypatch, "copies < 1")
+    answers = Decoder._answers
+
+    def late(self: Decoder, *given: Any) -> list[processes.Answer]:
+        deadline = time.monotonic() + 30
+        while self.workers > 1 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return answers(self, *given)
+
+    with Decoder(3) as decoder:
+        monkeypatch.setattr(Decoder, "_answers", late)
+        assert told_by_threads(decoder) == [[""] * 6] * 6
+        assert (decoder.workers, decoder.crashed) == (1, 0)
+        assert not isinstance(decoder.square(lambda: GOOD[0], 5), DecodeError)  # in the place of the idle one
+        assert told(decoder, GOOD) == [""] * 6
+        assert decoder.workers == 1
+
+
+@pytest.mark.usefixtures("own_first")
+@pytest.mark.parametrize(
+    ("condition", "workers", "why"),
+    [("False", 2, "the limit of processes"), ("os._exit(1)", 1, "the process that copies itself was killed")],
+    ids=["no fork", "killed by each fork"],
+)
+def test_without_one_worker_this_process_decodes_and_says_so(
+    condition: str, workers: int, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_fork(monkeypatch, condition)
+    with Decoder(workers) as decoder:
+        with pytest.warns(RuntimeWarning, match=rf"without limits .*: no process could be started \({why}"):
+            assert told(decoder, GOOD) == [""] * 6
+        assert decoder.workers == 0
+        assert told(decoder, GOOD) == [""] * 6
+
+
+@pytest.mark.usefixtures("own_first")
+def test_without_one_worker_a_large_file_is_decoded_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    let_fork(monkeypatch, "False")
+    with Decoder(2) as decoder:
+        with pytest.warns(RuntimeWarning, match="without limits"):
+            answer = decoder.square(lambda: GOOD[0], 5)
+        assert not isinstance(answer, DecodeError)
+        assert decoder.workers == 0
 
 
 SCRIPT = """

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ from spiceclust.data.worker import HEADER, PICTURE, SECONDS, SQUARE, work
 
 MOST: Final = 8  # workers, unless more are asked for: the process that feeds them keeps no more busy
 SHARED_ROOM: Final = 640_000_000  # bytes that all workers together may take for pictures; what needs more goes alone
+PAUSES: Final = (0.0, 0.1, 0.3, 0.6)  # seconds before each try to start a worker: a machine may be full for a moment
 
 
 class KilledError(DecodeError):
@@ -37,7 +39,8 @@ class Decoder:
             no limit of time and can be killed by a file.
 
     Attributes:
-        workers: as given or found; 0 once no process could be started, of which a warning tells.
+        workers: as given or found; fewer once so many could not be started, and 0, of which a warning tells, once not
+            even one could.
         crashed: how many workers have been killed, by a file or from outside, or hung.
         stopped: how many have met the limit of time.
         slowest: seconds that the slowest file took, by the clock and of processor time, which a busy machine leaves as
@@ -54,6 +57,7 @@ class Decoder:
         self._alone = threading.Lock()
         self._entered = 0
         self._idle: list[Worker] = []
+        self._why_none = ""
         weakref.finalize(self, _close, self._idle)
 
     def __enter__(self) -> Decoder:
@@ -95,49 +99,92 @@ class Decoder:
         return None if isinstance(answer, DecodeError) or not answer[1] else answer[1:]
 
     def _ask(self, kind: bytes, side: int, contents: Sequence[bytes]) -> list[Answer]:
-        if not self._can_start():
-            return [_here(kind, side, content) for content in contents]
         found: list[Answer] = []
-        with self._slots:
-            while len(found) < len(contents):
-                try:
-                    worker = self._idle.pop()
-                except IndexError:
-                    worker = FIRST.start(self._room)
-                try:
-                    found += self._answers(worker, kind, side, list(contents[len(found) :]))
-                finally:
-                    if worker.sound:
-                        self._idle.append(worker)
-                    else:
-                        worker.close()
+        while len(found) < len(contents) and self._can_start():
+            with self._slots:
+                among = self.workers
+                worker = self._idle_or_new()
+                if worker is not None:
+                    try:
+                        found += self._answers(worker, kind, side, list(contents[len(found) :]))
+                    finally:
+                        if worker.sound:
+                            self._idle.append(worker)
+                        else:
+                            worker.close()
+            if worker is None:
+                self._do_with_fewer(among)
+        left = contents[len(found) :]
         for i, answer in enumerate(found):
             if isinstance(answer, RoomError | KilledError):
                 again = isinstance(answer, KilledError)
                 found[i] = self._ask_alone(kind, side, lambda i=i: contents[i], again=again)  # type: ignore[misc]
-        return found
+        return found + [_here(kind, side, content) for content in left]
 
     def _ask_alone(self, kind: bytes, side: int, fetch: Callable[[], bytes], *, again: bool = False) -> Answer:
         if not self._can_start():
             return _here(kind, side, fetch())
-        with self._nobody_else(), closing(FIRST.start(MAX_ROOM)) as worker:
-            answer = self._answers(worker, kind, side, [fetch()])[0]
+        with self._nobody_else():
+            worker = self._new(MAX_ROOM)
+            if worker is None:  # the idle ones may be in its way
+                _close(self._idle)
+                worker = self._new(MAX_ROOM)
+            if worker is None:
+                self._do_without(self._why_none)
+                return _here(kind, side, fetch())
+            with closing(worker):
+                answer = self._answers(worker, kind, side, [fetch()])[0]
         if isinstance(answer, KilledError) and not again:
             return self._ask_alone(kind, side, fetch, again=True)
         return answer
+
+    def _idle_or_new(self) -> Worker | None:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._new(self._room)
+
+    def _new(self, room: int) -> Worker | None:
+        """A new worker; None where there can be none, which `_why_none` explains."""
+        for pause in PAUSES:
+            time.sleep(pause)
+            try:
+                return FIRST.start(room)
+            except OSError as error:
+                self._why_none = str(error)
+        return None
+
+    def _do_with_fewer(self, among: int) -> None:
+        """One worker less, when a slot is free; none at all where there was one slot.
+
+        Args:
+            among: `workers` when none could be had: nothing is done if another thread has taken one away since.
+        """
+        with self._alone:
+            if self.workers == among > 1:
+                self._slots.acquire()
+                self.workers -= 1
+            elif self.workers == among == 1:
+                self._do_without(self._why_none)
 
     def _can_start(self) -> bool:
         if self.workers:
             try:
                 FIRST.open()
             except OSError as error:
-                self.workers = 0
-                warnings.warn(
-                    f"pictures are decoded without limits of time and memory: no process could be started ({error})",
-                    RuntimeWarning,
-                    stacklevel=5,
-                )
+                with self._alone:
+                    self._do_without(str(error))
         return self.workers > 0
+
+    def _do_without(self, why: str) -> None:
+        if not self.workers:
+            return
+        self.workers = 0
+        warnings.warn(
+            f"pictures are decoded without limits of time and memory: no process could be started ({why})",
+            RuntimeWarning,
+            stacklevel=6,
+        )
 
     @contextmanager
     def _nobody_else(self) -> Iterator[None]:

@@ -191,18 +191,30 @@ class First:
         with self._lock:
             self.open()
             try:
-                return self._copy(room)
-            except (OSError, struct.error):  # the process was killed
+                worker = self._copy(room)
+            except OSError:  # the process was killed
                 self.close()
                 self.open()
-                return self._copy(room)
+                worker = self._copy(room)
+        if worker is None:
+            raise OSError("the limit of processes, open files or memory is met")
+        return worker
 
-    def _copy(self, room: int) -> Worker:
+    def _copy(self, room: int) -> Worker | None:
+        """A copy; None where the process says that there can be none now.
+
+        Raises:
+            OSError: the process does not answer.
+        """
         control = self._control
         assert control is not None
         control.sendall(protocol.ASKED.pack(protocol.START, room))
         told, handles, _, _ = socket.recv_fds(control, protocol.STARTED.size, 1)
+        if len(told) < protocol.STARTED.size:
+            raise ConnectionError("the process that copies itself was killed")
         (number,) = protocol.STARTED.unpack(told)
+        if not handles:  # none was sent, or this process has as many open as it may
+            return None
         connection = socket.socket(fileno=handles[0])
         ended: list[int] = []
 

@@ -29,7 +29,7 @@ SLACK: Final = 64_000_000  # bytes beside the estimate of a picture: what all co
 
 START, END = b"s", b"e"  # a copy for pictures of so many bytes; an end to a copy, and how it died
 ASKED: Final = struct.Struct("!cQ")
-STARTED: Final = struct.Struct("!Q")  # the process number of the copy, whose socket comes along
+STARTED: Final = struct.Struct("!Q")  # the process number of the copy, whose socket comes along; 0 and no socket: none
 ENDED: Final = struct.Struct("!i")  # the signal that ended it, 0 where none did
 
 SQUARE, PICTURE, HEADER = b"q", b"p", b"h"  # what is wanted of files
@@ -55,7 +55,8 @@ def main() -> None:
         while message := control.recv(ASKED.size, socket.MSG_WAITALL):
             kind, number = ASKED.unpack(message)
             if kind == START:
-                copies.add(_start(control, number))
+                if copy := _start(control, number):
+                    copies.add(copy)
             else:
                 copies.remove(number)
                 control.sendall(ENDED.pack(_end(number)))
@@ -65,8 +66,13 @@ def main() -> None:
 
 
 def _start(control: socket.socket, room: int) -> int:
-    ours, theirs = socket.socketpair()
-    process = os.fork()
+    """A copy, of which the parent is told: its process number, 0 where there can be none now."""
+    try:
+        ours, theirs = socket.socketpair()
+        process = os.fork()
+    except OSError:  # no further process, file or memory is to be had: the copies that there are go on
+        control.sendall(STARTED.pack(0))
+        return 0
     if process == 0:
         try:
             control.close()
