@@ -271,6 +271,22 @@ def test_bad_input_is_one_line_that_says_what_to_do(
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize(("number", "code"), [(5, 1), (28, 1), (2, 2), (13, 2)])
+def test_a_system_that_fails_is_no_bad_input(
+    number: int, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def failing(*arguments: object, **named: object) -> None:
+        raise OSError(number, "what it says", "disk")
+
+    monkeypatch.setattr("spiceclust.pipeline.fit", failing)
+    arguments = ["fit", "builtin:digits", "--clusters", "10", "--out", str(tmp_path / "run")]
+    monkeypatch.setattr(sys, "argv", ["spiceclust", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == code
+    assert capsys.readouterr().err == "error: disk cannot be read or written (what it says)\n"
+
+
 def test_what_should_not_happen_is_one_line_and_a_traceback_with_debug(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

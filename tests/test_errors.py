@@ -10,6 +10,7 @@ TREE = {
     "SourceError": errors.InputError,
     "ConfigError": errors.InputError,
     "RunFolderError": errors.InputError,
+    "NewerFormatError": errors.RunFolderError,
     "TrainingError": errors.SpiceError,
 }
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from spiceclust.errors import RunFolderError
+from spiceclust.errors import NewerFormatError, RunFolderError
 from spiceclust.files import write_sealed
 from spiceclust.manifest import write_manifest
-from spiceclust.result import Result
+from spiceclust.result import Result, write_metrics
 
 MakeResult = Callable[..., Result]
 
@@ -146,7 +146,11 @@ def test_a_file_of_another_run_is_refused(name: str, result: Result, make_result
 def test_a_run_of_a_newer_version_is_refused(result: Result, tmp_path: Path) -> None:
     save(result, tmp_path)
     write_sealed(tmp_path / "run.json", result.run, 99)
-    with pytest.raises(RunFolderError, match=r"run.json has format 99, this version reads 1: update spiceclust"):
+    with pytest.raises(NewerFormatError, match=r"run.json has format 99, this version reads 1: update spiceclust"):
+        Result.load(tmp_path)
+    text = (tmp_path / "run.json").read_text()
+    (tmp_path / "run.json").write_text(text.replace("99", "98"))
+    with pytest.raises(RunFolderError, match=r"run.json is damaged \(its checksum is another\)"):
         Result.load(tmp_path)
 
 
@@ -193,3 +197,15 @@ def test_a_manifest_of_another_length_is_damage(result: Result, tmp_path: Path) 
     write_manifest(tmp_path, result.rows[:-1])
     with pytest.raises(RunFolderError, match="is damaged"):
         Result.load(tmp_path)
+
+
+def test_scores_are_kept_where_the_arrays_are_the_same(result: Result, make_result: MakeResult, tmp_path: Path) -> None:
+    assert result.with_scores_of(tmp_path) is result
+    save(result, tmp_path)
+    write_metrics(tmp_path, {**result.metrics, "acc": 0.5})
+    again = dataclasses.replace(result, metrics={"new": 1}).with_scores_of(tmp_path)
+    assert again.metrics == {**result.metrics, "acc": 0.5, "new": 1}
+    again.save(tmp_path)
+    assert Result.load(tmp_path).metrics == again.metrics
+    other = dataclasses.replace(result, typicality=result.typicality / 2)
+    assert other.with_scores_of(tmp_path) is other

@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -86,6 +89,17 @@ def test_a_copy_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(RunFolderError, match="cannot be written"):
         copy_folder(tmp_path / "a", tmp_path / "deep/other")
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["copy"]
+
+
+def test_what_a_killed_copy_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    others = [f".unfinished-co[p]y-{os.getppid()}", ".unfinished-co[p]y-x", f".unfinished-copy-{ended.pid}", "mine"]
+    for name in (f".unfinished-co[p]y-{ended.pid}", *others):
+        (tmp_path / name / "b").mkdir(parents=True)
+    copy_folder(tmp_path / "a", tmp_path / "co[p]y")
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "co[p]y", *others}
 
 
 @pytest.mark.parametrize("kind", ["file", "full", "link to nowhere"])

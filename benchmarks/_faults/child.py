@@ -70,21 +70,23 @@ def make_place(folder: Path) -> None:
     (folder / "brief.json").write_text(json.dumps(BRIEF))
 
 
-def start(words: list[str], folder: Path, *, every: int, fault: Fault = Fault()) -> BaseProcess:
+def start(words: list[str], folder: Path, *, every: int, fault: Fault = Fault(), threads: int = 1) -> BaseProcess:
     """Starts `spiceclust WORDS` in `folder`, with a snapshot before every `every`-th step.
+
+    With two `threads` it computes in two lanes, to the same bytes.
 
     What it prints goes to `said.txt`, and the call at which it was hit, or the paths of all calls, to `note.json`.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    process = context.Process(target=_command, args=(words, folder, every, fault))
+    process = context.Process(target=_command, args=(words, folder, every, fault, threads))
     process.start()
     return process
 
 
-def run(words: list[str], folder: Path, *, every: int, fault: Fault = Fault()) -> int:
+def run(words: list[str], folder: Path, *, every: int, fault: Fault = Fault(), threads: int = 1) -> int:
     """As `start`, and waits; returns the exit code, below zero for a signal."""
-    process = start(words, folder, every=every, fault=fault)
+    process = start(words, folder, every=every, fault=fault, threads=threads)
     process.join()
     assert process.exitcode is not None
     return process.exitcode
@@ -102,7 +104,7 @@ def contents(folder: Path, *, without: tuple[str, ...] = ()) -> dict[str, bytes]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
-def _command(words: list[str], folder: Path, every: int, fault: Fault) -> None:
+def _command(words: list[str], folder: Path, every: int, fault: Fault, threads: int) -> None:
     import torch
 
     from spiceclust.cli import main
@@ -114,7 +116,7 @@ def _command(words: list[str], folder: Path, every: int, fault: Fault) -> None:
     for stream in (1, 2):
         os.dup2(said, stream)
     sys.stdout, sys.stderr = (open(stream, "w", buffering=1, closefd=False) for stream in (1, 2))  # noqa: SIM115
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     asked = [0]
 
     def due(snapshots: Snapshots) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import signal
@@ -14,8 +15,16 @@ from _faults import child
 from _faults.child import FIT, RESULTS, Fault
 
 EVERY = 2  # steps between two snapshots
-WITHIN = 0.3  # of the kills: the process kills itself within a call that writes
+WITHIN = 0.3  # of the kills that are not aimed: the process kills itself within a call that writes
+AT_STAGES = 0.15  # of the kills at least: at a call that writes a stage or a snapshot; runs are aimed there as needed
 AT_MOST = 3  # kills of one run
+KILLS = "kills"
+AT_A_MOMENT = "of the kills: from outside, at a random moment"
+AT_A_CALL = "of the kills: at a call that writes (open, write, fsync, rename, ...), part of its bytes written"
+AT_A_STAGE = "of those at a call: of a file of a stage or snapshot"
+IN_TWO_THREADS = "of the kills: of a process with two threads"
+RUNS = "runs that were killed, and resumed to their end"
+SAME = "of the runs: ended with the bytes of a run that was never killed"
 STAGE = re.compile(r"\d-[a-z]+")  # in the path of a stage's file, and of its snapshots
 
 
@@ -28,8 +37,8 @@ def run(count: int, seed: int, folder: Path) -> dict[str, int | float]:
         folder: empty; what happens is in it.
 
     Returns:
-        `kills`; of these `within a write`, and `within a write of a stage or snapshot`; `runs` that were killed once to
-        three times, and how many of them ended with the `same results`.
+        How many kills there were, by when they came and with how many threads; how many runs were killed, once to three
+        times, and how many of them ended with the bytes of a run in one thread that was never killed.
     """
     draw = np.random.default_rng(seed)
     place, run_folder = folder / "place", folder / "place/run"
@@ -39,34 +48,40 @@ def run(count: int, seed: int, folder: Path) -> dict[str, int | float]:
     start = time.perf_counter()
     shutil.rmtree(run_folder)
     child.run(FIT, place, every=EVERY)
-    whole, calls = time.perf_counter() - start, child.note(place)["calls"]
+    whole, paths = time.perf_counter() - start, child.note(place)["paths"]
+    of_stages = [number for number, path in enumerate(paths, 1) if STAGE.search(path)]
     unbroken = {name: (run_folder / name).read_bytes() for name in RESULTS}
-    found = {"kills": 0, "within a write": 0, "within a write of a stage or snapshot": 0, "runs": 0, "same results": 0}
-    while found["kills"] < count:
+    found = dict.fromkeys((KILLS, AT_A_MOMENT, AT_A_CALL, AT_A_STAGE, IN_TWO_THREADS, RUNS, SAME), 0)
+    while found[KILLS] < count:
         shutil.rmtree(run_folder)
         killed = 0
-        for _ in range(min(int(draw.integers(1, AT_MOST + 1)), count - found["kills"])):
-            within = draw.random() < WITHIN
-            fault = Fault(int(draw.integers(1, calls + 1)), share=float(draw.random())) if within else Fault()
-            process = child.start(FIT, place, every=EVERY, fault=fault)
+        for _ in range(min(int(draw.integers(1, AT_MOST + 1)), count - found[KILLS])):
+            # only in a fresh run is it known which call is which
+            aimed = not killed and found[AT_A_STAGE] < AT_STAGES * (found[KILLS] + AT_MOST)
+            within = aimed or bool(draw.random() < WITHIN)
+            call = int(draw.choice(of_stages) if aimed else draw.integers(1, len(paths) + 1))
+            fault = Fault(call, share=float(draw.random())) if within else Fault()
+            threads = int(draw.integers(1, 3))
+            process = child.start(FIT, place, every=EVERY, fault=fault, threads=threads)
             process.join(None if within else float(draw.uniform(0, whole)))
             process.kill()  # which does nothing to one that has ended
             process.join()
             if process.exitcode != -signal.SIGKILL:
                 break  # it was done before
             killed += 1
-            if within:
-                found["within a write"] += 1
-                found["within a write of a stage or snapshot"] += bool(STAGE.search(child.note(place)["path"]))
+            found[KILLS] += 1
+            found[AT_A_CALL if within else AT_A_MOMENT] += 1
+            found[AT_A_STAGE] += within and bool(STAGE.search(child.note(place)["path"]))
+            found[IN_TWO_THREADS] += threads == 2
         if not killed:
             continue
-        found["kills"] += killed
-        found["runs"] += 1
-        ended = child.run(FIT, place, every=EVERY) == 0
-        found["same results"] += ended and all((run_folder / name).read_bytes() == unbroken[name] for name in RESULTS)
+        found[RUNS] += 1
+        ended = child.run(FIT, place, every=EVERY, threads=int(draw.integers(1, 3))) == 0
+        found[SAME] += ended and all((run_folder / name).read_bytes() == unbroken[name] for name in RESULTS)
     return {**found}
 
 
 def wrong(found: dict[str, int | float]) -> int:
-    """Runs that did not end as the unbroken one."""
-    return int(found["runs"] - found["same results"])
+    """Runs that did not end as the unbroken one; kills at stages and snapshots that are missing to their share."""
+    missing = max(0, math.ceil(AT_STAGES * found[KILLS]) - found[AT_A_STAGE])
+    return int(found[RUNS] - found[SAME] + missing)

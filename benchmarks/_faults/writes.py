@@ -26,17 +26,17 @@ TIMES = ("run.json", "done.json", "report.html", LOG, NOTE)  # files that say wh
 
 
 def run(count: int, seed: int, folder: Path) -> dict[str, int | float]:
-    """Fails the first `count` calls that write, in turn, and gives each command again without failures.
+    """Fails `count` calls that write, one at a time, and gives each command again without failures.
 
     Args:
-        count: how many; fewer than 100 are spread over all calls of the commands.
+        count: how many, spread evenly over all calls of all commands.
         seed: of what fails how: with which error, after which share of the bytes, once or from then on.
         folder: empty; what happens is in it.
 
     Returns:
-        `calls that failed`, and for how many of them: the command's `exit code was 0`; it had `no clear line`, which is
-        one that begins with `error: ` and is the last; a finished run `did not load` afterwards; the next call `did not
-        end as unbroken`.
+        `calls` of all commands, `calls that failed`, and for how many of these: the command's `exit code was 0`; it had
+        `no clear line`, which is one that begins with `error: ` and is the last; a finished run `did not load`
+        afterwards; the next call `did not end as unbroken`.
     """
     draw, place = np.random.default_rng(seed), folder / "place"
     child.make_place(place)
@@ -48,12 +48,9 @@ def run(count: int, seed: int, folder: Path) -> dict[str, int | float]:
             raise RuntimeError((place / LOG).read_text())
         after.append(child.contents(place, without=TIMES))
         calls += [(number, call + 1) for call in range(child.note(place)["calls"])]
-    if count < 100:
-        calls = [calls[i] for i in sorted(draw.choice(len(calls), min(count, len(calls)), replace=False))]
-    found = dict.fromkeys(
-        ("calls that failed", "exit code was 0", "no clear line", "did not load", "did not end as unbroken"), 0
-    )
-    for number, call in calls[:count]:
+    outcomes = ("exit code was 0", "no clear line", "did not load", "did not end as unbroken")
+    found = {"calls": len(calls), "calls that failed": 0, **dict.fromkeys(outcomes, 0)}
+    for number, call in (calls[i] for i in spread(len(calls), count, float(draw.random()))):
         shutil.rmtree(place)
         shutil.copytree(folder / f"before-{number}", place)
         how = int(draw.choice(ERRORS)), float(draw.random()), bool(draw.random() < 0.5)
@@ -74,7 +71,19 @@ def run(count: int, seed: int, folder: Path) -> dict[str, int | float]:
 
 def wrong(found: dict[str, int | float]) -> int:
     """How often something was not as it should be."""
-    return int(sum(value for name, value in found.items() if name != "calls that failed"))
+    return int(sum(value for name, value in found.items() if not name.startswith("calls")))
+
+
+def spread(length: int, count: int, start: float) -> list[int]:
+    """`count` places in a list of `length`, one in each of as many equal pieces; all places where there are no more.
+
+    Args:
+        length: of the list.
+        count: how many places.
+        start: in [0, 1), where in its piece each lies.
+    """
+    count = min(count, length)
+    return [int((piece + start) * length / count) for piece in range(count)]
 
 
 def _loads(folder: Path) -> bool:

@@ -16,6 +16,7 @@ from spiceclust import interruption
 from spiceclust.errors import ConfigError, InputError, SourceError, SpiceError
 
 INTERRUPTED = 130
+GIVEN_WRONGLY = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)  # paths that cannot be
 # Spins of a waiting OpenMP thread: without end, the default, a busy neighbour starves the run (docs/log.md).
 SPINS = "20000"
 
@@ -248,7 +249,8 @@ def main() -> None:
     except KeyboardInterrupt:
         _fail("interrupted: give the same command again to go on; little is lost", 130)
     except OSError as error:
-        _fail(f"{error.filename or 'a file'} cannot be read or written ({error.strerror})", 2)
+        code = 2 if isinstance(error, GIVEN_WRONGLY) else 1  # 1: the system failed
+        _fail(f"{error.filename or 'a file'} cannot be read or written ({error.strerror})", code)
     except Exception as error:
         _fail(f"{type(error).__name__}: {error}. This should not happen: add --debug for the traceback.", 1)
 

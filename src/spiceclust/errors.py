@@ -5,6 +5,7 @@ SpiceError                      anything this package raises on purpose
 │   ├── SourceError             the images: nothing there, nothing readable, too few
 │   ├── ConfigError             a parameter: unknown, out of range, contradictory
 │   └── RunFolderError          the run folder: not writable, not a run, another config, incomplete
+│       └── NewerFormatError    a file in it is of a format that only a newer version reads; nothing is made again
 └── TrainingError (RuntimeError) a stage could not go on, for instance a loss that is not finite; exit 1
 """
 
@@ -27,6 +28,10 @@ class ConfigError(InputError):
 
 class RunFolderError(InputError):
     """The run folder is not writable, not a run, incomplete, damaged, or belongs to another config."""
+
+
+class NewerFormatError(RunFolderError):
+    """A file is whole, and of a format that only a newer version of the package reads."""
 
 
 class TrainingError(SpiceError, RuntimeError):

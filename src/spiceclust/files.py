@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from spiceclust.errors import RunFolderError
+from spiceclust.errors import NewerFormatError, RunFolderError
 
 UNFINISHED = ".unfinished-"  # how the temporary files begin that a killed process leaves behind
 DAMAGED = "restore it, or fit into a new folder"
@@ -133,12 +133,14 @@ def read_sealed(
         older: whether an object is of the time before there were checksums; such a one is taken as it is.
 
     Raises:
-        RunFolderError: missing, damaged, or of a newer format.
+        RunFolderError: missing or damaged.
+        NewerFormatError: of a newer format, and not damaged by its checksum.
     """
     content = read_json(path)
     checksum, found = content.pop("checksum", None), content.get("format")
-    if isinstance(found, int) and found > version:
-        raise RunFolderError(f"{path} has format {found}, this version reads {version}: update spiceclust")
+    # a checksum that does not hold comes first: a flipped bit makes another format too
+    if isinstance(found, int) and found > version and checksum in (None, sha256_json(content)):
+        raise NewerFormatError(f"{path} has format {found}, this version reads {version}: update spiceclust")
     if checksum != sha256_json(content) and (checksum is not None or not older(content)):
         what = "no checksum" if checksum is None else "its checksum is another"
         raise RunFolderError(f"{path} is damaged ({what}): {DAMAGED}")

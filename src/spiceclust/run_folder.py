@@ -59,7 +59,8 @@ def read_record(folder: Path) -> dict[str, Any]:
     """The content of `run.json`.
 
     Raises:
-        RunFolderError: it is missing, damaged, or of a newer format.
+        RunFolderError: it is missing or damaged.
+        NewerFormatError: it is of a newer format.
     """
     return read_sealed(folder / RECORD, FORMAT, _older)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import Any, Final
 
@@ -58,6 +60,8 @@ def new_folder(target: Path, about: dict[str, Any]) -> Iterator[Path]:
 def copy_folder(source: Path, target: Path) -> None:
     """Copies a folder, but for hidden files, which are locks and what was cut off.
 
+    What a call that was killed left of such a copy is removed.
+
     Raises:
         RunFolderError: `target` holds something, or it cannot be written.
     """
@@ -65,6 +69,9 @@ def copy_folder(source: Path, target: Path) -> None:
     target = Path(os.path.realpath(target))
     growing = target.parent / f"{UNFINISHED}{target.name}-{os.getpid()}"
     try:
+        for left in target.parent.glob(f"{UNFINISHED}{escape(target.name)}-*"):
+            if _is_of_dead(left.name.rpartition("-")[2]):
+                shutil.rmtree(left, ignore_errors=True)
         shutil.copytree(source, growing, ignore=shutil.ignore_patterns(".*"))
         os.rename(growing, target)
         sync_folder(target.parent)
@@ -110,6 +117,19 @@ def _clear(growing: Path, about: dict[str, Any]) -> None:
         return
     for path in list(growing.rglob(f"{UNFINISHED}*")):
         path.unlink()
+
+
+def _is_of_dead(number: str) -> bool:
+    """Whether it is the number of a process that is not there any more."""
+    if not re.fullmatch("[1-9][0-9]{0,8}", number):
+        return False
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # it is another user's
+        pass
+    return False
 
 
 def _cut_off(path: Path) -> bool:

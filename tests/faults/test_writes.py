@@ -1,5 +1,6 @@
-"""A few failing writes; `make faults` fails the first two hundred in turn."""
+"""A few failing writes; `make faults` fails two hundred."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,21 @@ from _faults.child import Fault
 def test_no_failed_write_is_taken_for_done(tmp_path: Path) -> None:
     found = writes.run(4, 3, tmp_path)
     assert found["calls that failed"] == 4
+    assert found["calls"] > 200
     assert writes.wrong(found) == 0
     assert writes.wrong({**found, "did not load": 2}) == 2
+
+
+@pytest.mark.parametrize(("length", "count"), [(172, 172), (300, 200), (1000, 7), (5, 9), (5, 1)])
+@pytest.mark.parametrize("start", [0, 0.5, 0.999])
+def test_failures_are_spread_evenly_from_the_first_call_to_the_last(length: int, count: int, start: float) -> None:
+    places = writes.spread(length, count, start)
+    count = min(length, count)
+    assert len(set(places)) == len(places) == count
+    assert 0 <= places[0] < length / count
+    assert length - length / count - 1 < places[-1] < length
+    gaps = {after - before for before, after in pairwise(places)}
+    assert gaps <= {length // count, -(-length // count)}
 
 
 @pytest.mark.parametrize(("what", "on"), [(28, False), (5, True)])

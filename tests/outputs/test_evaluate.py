@@ -1,9 +1,10 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from spiceclust.errors import SourceError
+from spiceclust.errors import RunFolderError, SourceError
 from spiceclust.functional.metrics import Scores, Trust
 from spiceclust.outputs.evaluate import evaluate, write_scores
 from spiceclust.result import Result
@@ -42,3 +43,20 @@ def test_scores_are_added_to_the_label_free_ones(make_result: MakeResult, tmp_pa
     assert written["match"] == {"0": "a", "1": "b"}
     assert written["confusion"] == {"0": {"a": 2}, "1": {"a": 1, "b": 2}}
     assert written["reliable_precision"] is None
+
+
+@pytest.mark.parametrize("what", ["labels", "confidence", "reliable"])
+def test_scores_of_a_result_that_was_replaced_meanwhile_are_not_written(
+    what: str, make_result: MakeResult, tmp_path: Path
+) -> None:
+    earlier: dict[str, Any] = {"labels": [0, 0, 1, 1, 1], "confidence": [1.0] * 5, "reliable": [False] * 5}
+    later = earlier | {what: {"labels": [0, 1, 1, 1, 1], "confidence": [0.9] * 5, "reliable": [True] * 5}[what]}
+    loaded, fitted = (
+        make_result(each["labels"], 2, confidence=each["confidence"], reliable=each["reliable"])
+        for each in (earlier, later)
+    )
+    fitted.save(tmp_path)
+    before = (tmp_path / "metrics.json").read_bytes()
+    with pytest.raises(RunFolderError, match="was written anew after it was loaded: give the same command again"):
+        write_scores(tmp_path, loaded, *evaluate(loaded, CLASSES))
+    assert (tmp_path / "metrics.json").read_bytes() == before

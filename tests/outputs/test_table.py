@@ -137,6 +137,21 @@ def test_a_key_without_parts_protects_nothing(path: Path) -> None:
         Table(path, "key")
 
 
+@pytest.mark.parametrize("call", ["unlink", "rmdir"])
+def test_parts_that_cannot_be_removed_are_one_line(call: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    table = Table(path, "key")
+    table.append(columns(NASTY))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, call, failing)
+        with pytest.raises(RunFolderError, match=r"\.parts cannot be removed \(Input/output error\)") as caught:
+            table.finish()
+    assert "\n" not in str(caught.value)
+    assert [row[0] for row in rows_of(path)] == NASTY  # the table itself is whole
+
+
 def test_a_part_that_could_not_be_written_is_not_counted(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = Table(path, "key")
 

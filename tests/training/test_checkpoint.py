@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from spiceclust.errors import RunFolderError
+from spiceclust.errors import NewerFormatError, RunFolderError
+from spiceclust.files import read_sealed, write_sealed
 from spiceclust.training import checkpoint
 from spiceclust.training.checkpoint import (
     Artefact,
@@ -165,6 +166,17 @@ def test_a_done_file_with_a_wrong_value_is_no_obstacle(tmp_path: Path, field: st
     (folder / "done.json").write_text(json.dumps({**done, field: value}))
     go(folder, stage=stage)
     assert stage.calls == 1
+
+
+@pytest.mark.parametrize("key", ["key", "other"])
+def test_a_stage_of_a_newer_format_is_refused_and_stays(key: str, tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    go(folder)
+    write_sealed(folder / "done.json", read_sealed(folder / "done.json", checkpoint.FORMAT), checkpoint.FORMAT + 1)
+    before = {name: (folder / name).read_bytes() for name in FILES}
+    with pytest.raises(NewerFormatError, match=r"done\.json has format 3, this version reads 2: update spiceclust$"):
+        go(folder, key, never)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def crash() -> Artefact:

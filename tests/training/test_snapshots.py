@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from spiceclust import interruption
-from spiceclust.errors import RunFolderError, TrainingError
+from spiceclust.errors import NewerFormatError, RunFolderError, TrainingError
+from spiceclust.files import read_sealed, write_sealed
 from spiceclust.progress import Task
 from spiceclust.training import snapshots
 from spiceclust.training.context import Context
@@ -172,6 +173,18 @@ def test_snapshots_of_another_key_are_passed_over(tmp_path: Path) -> None:
     cut_at(tmp_path, 10)
     assert Snapshots(tmp_path, "other", CPU).restore("1 something (new)", {}) == (0, {})
     assert_same(trained(kept_in(tmp_path, "other")), trained(CONTEXT))
+
+
+def test_a_snapshot_of_a_newer_format_is_refused_and_stays(tmp_path: Path) -> None:
+    with pytest.raises(Cut):
+        trained(kept_in(tmp_path), cut=100)
+    for file in tmp_path.glob("*.json"):
+        write_sealed(file, read_sealed(file, snapshots.FORMAT), snapshots.FORMAT + 1)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    assert len(before) == 4
+    with pytest.raises(NewerFormatError, match=r"\.json has format 2, this version reads 1: update spiceclust$"):
+        trained(kept_in(tmp_path))
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 def test_a_state_of_another_shape_is_passed_over(tmp_path: Path) -> None:

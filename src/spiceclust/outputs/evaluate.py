@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spiceclust.data.benchmarks import BENCHMARKS
-from spiceclust.errors import SourceError
+from spiceclust.errors import RunFolderError, SourceError
 from spiceclust.functional.metrics import Scores, Trust, rightly_clustered, score_clusters, score_trust
 from spiceclust.outputs.benchmark_labels import LABELS, benchmark_labels
 from spiceclust.progress import Silent
@@ -51,7 +51,8 @@ def write_scores(folder: Path, result: Result, scores: Scores, trust: Trust) -> 
     """Adds the fields of both to metrics.json; returns what was added.
 
     Raises:
-        RunFolderError: it cannot be written, or another process is writing there.
+        RunFolderError: it cannot be written, another process is writing there, or `result` is not in the folder any
+            more: a fit has written another one since it was loaded.
     """
     by_cluster = {
         field: {str(cluster): found for cluster, found in getattr(scores, field).items()}
@@ -59,8 +60,18 @@ def write_scores(folder: Path, result: Result, scores: Scores, trust: Trust) -> 
     }
     added = {**scores._asdict(), **trust._asdict(), **by_cluster}
     with locked(folder, Silent()):
-        write_metrics(folder, {**result.metrics, **added})
+        there = Result.load(folder)
+        if not _says_the_same(there, result):
+            raise RunFolderError(f"{folder} was written anew after it was loaded: give the same command again")
+        write_metrics(folder, {**there.metrics, **added})
     return added
+
+
+def _says_the_same(one: Result, other: Result) -> bool:
+    """Whether two results would be given the same scores."""
+    return [row.path for row in one.rows] == [row.path for row in other.rows] and all(
+        np.array_equal(getattr(one, name), getattr(other, name)) for name in ("labels", "probabilities", "reliable")
+    )
 
 
 def read_truth(labels: str, result: Result) -> dict[str, str]:

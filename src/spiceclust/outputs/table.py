@@ -96,18 +96,29 @@ class Table:
         self.parts.append(part)
 
     def finish(self) -> None:
-        """Puts the parts together in the place of the table, atomically, and removes them."""
+        """Puts the parts together in the place of the table, atomically, and removes them.
+
+        Raises:
+            RunFolderError: the table cannot be written, or a part cannot be read or removed.
+        """
         with replacing(self.path) as file:
             JOINERS[self._kind](self.parts, file)
         sync_folder(self.path.absolute().parent)
         self.discard()
 
     def discard(self) -> None:
-        """Removes the parts, the last one first: what is left of them, should it be cut off, is the beginning still."""
+        """Removes the parts, the last one first: what is left of them, should it be cut off, is the beginning still.
+
+        Raises:
+            RunFolderError: one of them cannot be removed.
+        """
         leftovers = self.folder.glob(f"{UNFINISHED}*")
-        for file in (*reversed(self.parts), *leftovers, self.folder / KEY):
-            file.unlink(missing_ok=True)
-        self.folder.rmdir()
+        try:
+            for file in (*reversed(self.parts), *leftovers, self.folder / KEY):
+                file.unlink(missing_ok=True)
+            self.folder.rmdir()
+        except OSError as error:
+            raise RunFolderError(f"{self.folder} cannot be removed ({error.strerror}): remove it yourself") from None
 
 
 def _is_whole(part: Path) -> bool:

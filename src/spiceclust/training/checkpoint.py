@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spiceclust.errors import RunFolderError
+from spiceclust.errors import NewerFormatError, RunFolderError
 from spiceclust.files import (
     DAMAGED,
     UNFINISHED,
@@ -95,6 +95,10 @@ def run_stage(
         device: where the tensors are wanted.
         compute: makes the artefact.
         before: seconds that it took in earlier processes; asked when it is made.
+
+    Raises:
+        NewerFormatError: a newer version made what is there, which stays.
+        RunFolderError: it cannot be written.
     """
     loaded = _load(folder, key, device)
     if loaded is not None:
@@ -140,7 +144,8 @@ def read_done(folder: Path) -> dict[str, Any]:
     """What `done.json` says of a stage: its key, the checksums of its files, the seconds.
 
     Raises:
-        RunFolderError: it is missing, damaged, or of a newer format.
+        RunFolderError: it is missing or damaged.
+        NewerFormatError: it is of a newer format.
     """
     return read_sealed(folder / "done.json", FORMAT, lambda content: content.get("format") == 1)
 
@@ -182,5 +187,7 @@ def _load(folder: Path, key: str, device: torch.device) -> Finished | None:
         tensors = load_tensors(folder / "tensors.safetensors", device)
         artefact = Artefact(tensors, read_json(folder / "facts.json"))
         return Finished(artefact, done["sha256"]["tensors.safetensors"], float(done["seconds"]), resumed=True)
+    except NewerFormatError:
+        raise  # a newer version can use it, so it stays
     except (RunFolderError, OSError, KeyError, TypeError, ValueError, AttributeError):
         return None  # not done, or damaged: either way it is made again

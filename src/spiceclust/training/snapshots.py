@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from spiceclust.errors import RunFolderError
+from spiceclust.errors import NewerFormatError, RunFolderError
 from spiceclust.files import read_sealed, sha256_file, write_sealed
 from spiceclust.training.checkpoint import load_tensors, part, save_tensors
 
@@ -144,6 +144,9 @@ class Snapshots:
 
         Returns:
             The step to go on with and the facts; 0 and none where there is no snapshot that fits.
+
+        Raises:
+            NewerFormatError: a newer version left one, which stays.
         """
         abouts = {slot: self._about(training, slot) for slot in SLOTS}
         for slot in sorted((slot for slot in SLOTS if abouts[slot]), key=lambda slot: -abouts[slot]["step"]):
@@ -177,6 +180,8 @@ class Snapshots:
         """What is known of a snapshot; nothing where there is none that is whole and of this key."""
         try:
             about = read_sealed(self._stem(training, slot).with_suffix(".json"), FORMAT)
+        except NewerFormatError:
+            raise
         except (RunFolderError, OSError):
             return {}
         return about if (about.get("key"), about.get("training")) == (self.key, self._name(training)) else {}
