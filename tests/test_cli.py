@@ -314,13 +314,7 @@ def test_an_interrupted_fit_exits_with_130_and_goes_on_where_it_was(
     # Ctrl-C reaches it, also where these tests are a shell's work in the background, which ignores it
     code = "import signal as s; s.signal(s.SIGINT, s.default_int_handler); import spiceclust.cli as c; c.main()"
     started = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            f"{heard}; import spiceclust.cli as c; c.main()",
-            *arguments,
-            str(tmp_path / "long.json"),
-        ],
+        [sys.executable, "-c", code, *arguments, str(tmp_path / "long.json")],
         cwd=place,
         stderr=subprocess.PIPE,
         text=True,
