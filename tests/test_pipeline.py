@@ -17,7 +17,7 @@ from spiceclust.errors import ConfigError, RunFolderError, SourceError, Training
 from spiceclust.files import read_sealed, write_sealed
 from spiceclust.functional.metrics import score_clusters
 from spiceclust.manifest import read_manifest
-from spiceclust.result import Result, write_metrics
+from spiceclust.result import Result
 from spiceclust.run_folder import write_record
 from spiceclust.shipped import MODEL_FORMAT
 from spiceclust.training import snapshots
@@ -240,14 +240,6 @@ def test_fit_again_skips_every_stage(photos: Path, run: Path, monkeypatch: pytes
         monkeypatch.setattr(f"spiceclust.pipeline.{stage}.run", None)
     pipeline.fit(open_source(photos), request(), run)
     assert contents(run) == before
-
-
-def test_fit_again_keeps_the_scores_of_evaluate(photos: Path, run: Path, tmp_path: Path) -> None:
-    shutil.copytree(run, tmp_path / "run")
-    before = Result.load(run).metrics
-    write_metrics(tmp_path / "run", {**before, "acc": 0.5})
-    fitted = pipeline.fit(open_source(photos), request(), tmp_path / "run")
-    assert fitted.metrics == Result.load(tmp_path / "run").metrics == {**before, "acc": 0.5}
 
 
 def test_a_new_run_takes_over_the_stages_of_another_that_fit(photos: Path, run: Path, tmp_path: Path) -> None:

@@ -197,15 +197,3 @@ def test_a_manifest_of_another_length_is_damage(result: Result, tmp_path: Path) 
     write_manifest(tmp_path, result.rows[:-1])
     with pytest.raises(RunFolderError, match="is damaged"):
         Result.load(tmp_path)
-
-
-def test_scores_are_kept_where_the_arrays_are_the_same(result: Result, make_result: MakeResult, tmp_path: Path) -> None:
-    assert result.with_scores_of(tmp_path) is result
-    save(result, tmp_path)
-    write_metrics(tmp_path, {**result.metrics, "acc": 0.5})
-    again = dataclasses.replace(result, metrics={"new": 1}).with_scores_of(tmp_path)
-    assert again.metrics == {**result.metrics, "acc": 0.5, "new": 1}
-    again.save(tmp_path)
-    assert Result.load(tmp_path).metrics == again.metrics
-    other = dataclasses.replace(result, typicality=result.typicality / 2)
-    assert other.with_scores_of(tmp_path) is other

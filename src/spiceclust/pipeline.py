@@ -262,7 +262,7 @@ class _Run:
             final.tensors["reliable"].bool(),
             self.record,
             self.metrics,
-        ).with_scores_of(self.folder)
+        )
         result.save(self.folder)
         shutil.rmtree(self.folder / SNAPSHOTS, ignore_errors=True)
         return result

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -70,23 +69,6 @@ class Result:
         Raises:
             RunFolderError: no space, no permission, or the device failed.
         """
-        write_manifest(folder, self.rows)
-        write_bytes(folder / ARRAYS, self._arrays())
-        write_text(folder / "clusters.csv", self.to_csv())
-        write_metrics(folder, self.metrics)
-        write_record(folder, {**self.run, "sha256": {name: sha256_file(folder / name) for name in LISTED}})
-        sync_folder(folder)
-
-    def with_scores_of(self, folder: Path) -> Result:
-        """With what `evaluate` added to the metrics of a folder, where its metrics.json is of the same arrays."""
-        try:
-            metrics = _read_metrics(folder, hashlib.sha256(self._arrays()).hexdigest())
-        except RunFolderError:  # none there, or of others
-            return self
-        return replace(self, metrics={**metrics, **self.metrics})
-
-    def _arrays(self) -> bytes:
-        """The content of result.safetensors."""
         from safetensors.numpy import save
 
         arrays: dict[str, NDArray[Any]] = {
@@ -97,7 +79,12 @@ class Result:
         }
         if self.positions is not None:
             arrays["positions"] = self.positions
-        return save(arrays)
+        write_manifest(folder, self.rows)
+        write_bytes(folder / ARRAYS, save(arrays))
+        write_text(folder / "clusters.csv", self.to_csv())
+        write_metrics(folder, self.metrics)
+        write_record(folder, {**self.run, "sha256": {name: sha256_file(folder / name) for name in LISTED}})
+        sync_folder(folder)
 
     def to_csv(self) -> str:
         """The text of clusters.csv: path,cluster,confidence,reliable, a line for each image that was clustered."""
