@@ -12,7 +12,7 @@ import safetensors.numpy
 from spiceclust.errors import NewerFormatError, RunFolderError
 from spiceclust.files import write_sealed
 from spiceclust.manifest import write_manifest
-from spiceclust.result import Result, write_metrics
+from spiceclust.result import Result
 
 MakeResult = Callable[..., Result]
 
