@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pictures import encoded, picture
+from pictures import encoded, picture, told
 from spiceclust.data import decoder as module
 from spiceclust.data import processes, worker
 from spiceclust.data.decode import DecodeError, decode_square
@@ -25,20 +25,6 @@ from spiceclust.data.sources import open_source
 from spiceclust.progress import Silent
 
 GOOD = [encoded(i) for i in range(6)]
-
-
-def told(decoder: Decoder, contents: list[bytes]) -> list[str]:
-    """Why each file is refused, empty where its pixels are right."""
-    reasons = []
-    for content, answer in zip(contents, decoder.squares(contents, 5), strict=True):
-        if isinstance(answer, DecodeError):
-            reasons.append(str(answer))
-            continue
-        pixels, width, height = decode_square(content, 5)
-        assert np.array_equal(answer[0], pixels)
-        assert answer[1:] == (width, height)
-        reasons.append("")
-    return reasons
 
 
 def children(process: int) -> list[int]:

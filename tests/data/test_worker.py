@@ -6,12 +6,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from pictures import encoded
+from pictures import encoded, told
 from spiceclust.data import processes
-from spiceclust.data.decode import DecodeError, decode_square
 from spiceclust.data.decoder import Decoder
 
 GOOD = [encoded(i) for i in range(6)]
@@ -26,20 +24,6 @@ def unruly() -> Iterator[None]:
         processes.FIRST.close()
         yield
         processes.FIRST.close()
-
-
-def told(decoder: Decoder, contents: list[bytes]) -> list[str]:
-    """Why each file is refused, empty where its pixels are right."""
-    reasons = []
-    for content, answer in zip(contents, decoder.squares(contents, 5), strict=True):
-        if isinstance(answer, DecodeError):
-            reasons.append(str(answer))
-            continue
-        pixels, width, height = decode_square(content, 5)
-        assert np.array_equal(answer[0], pixels)
-        assert answer[1:] == (width, height)
-        reasons.append("")
-    return reasons
 
 
 CRASHES = {
