@@ -48,7 +48,6 @@ from spiceclust import pipeline
 from spiceclust.config import make_request
 from spiceclust.data.sources import open_source
 from spiceclust.training import checkpoint
-from spiceclust.training.snapshots import Snapshots
 kept = [0.0]
 def timed(write):
     def wrapped(*given):
@@ -57,7 +56,12 @@ def timed(write):
         kept[0] += time.perf_counter() - before
         return done
     return wrapped
-Snapshots.save, checkpoint._save = timed(Snapshots.save), timed(checkpoint._save)
+checkpoint._save = timed(checkpoint._save)
+try:
+    from spiceclust.training.snapshots import Snapshots
+    Snapshots.save = timed(Snapshots.save)
+except ImportError:  # older code keeps whole stages alone
+    pass
 start = time.perf_counter()
 images, request = open_source(np.load(sys.argv[1])), make_request(**json.loads(sys.argv[2]))
 result = pipeline.fit(images, request, Path(sys.argv[3]))

@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -62,28 +60,20 @@ def whole(embeddings: Tensor, k: int) -> Tensor:
     return similarity.topk(k, dim=1).indices
 
 
-def resident() -> int:
-    """Bytes that this process holds in memory now."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
 class Peak:
-    """The most memory held while it is entered, beyond what was held before, in bytes."""
+    """The most memory held while it is entered, beyond what was held before, in bytes: what Linux keeps account of."""
 
     def __enter__(self) -> Peak:
-        self.before, self.most, self.done = resident(), 0, threading.Event()
-        self.watcher = threading.Thread(target=self.watch)
-        self.watcher.start()
+        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark falls to what is held now
+        self.before = self._high_water()
         return self
 
-    def watch(self) -> None:
-        while not self.done.wait(0.01):
-            self.most = max(self.most, resident() - self.before)
-
     def __exit__(self, *_: object) -> None:
-        self.done.set()
-        self.watcher.join()
-        self.most = max(self.most, resident() - self.before)
+        self.most = self._high_water() - self.before
+
+    def _high_water(self) -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def measure(method: str, n: int, dim: int, keep: Path | None) -> dict[str, object]:
