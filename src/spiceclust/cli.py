@@ -174,6 +174,7 @@ def export(
     only: Annotated[str, typer.Option(help="all or reliable: which images.")] = "all",
     link: Annotated[str, typer.Option(help="copy, hard or symlink: how files come into the folder.")] = "copy",
     source: Annotated[str | None, typer.Option(help="The images; the folder that was clustered if not given.")] = None,
+    corrections: Annotated[bool, typer.Option(help="Apply what was corrected in `review`, if anything was.")] = True,
 ) -> None:
     """Write a finished run's images, table or classifier in a form that other programs read."""
     from collections import Counter
@@ -182,7 +183,9 @@ def export(
     from spiceclust.exports import export as export_run
     from spiceclust.progress import for_stderr
 
-    done = export_run(run, to, kind, only=only, link=link, source=source, progress=for_stderr())
+    done = export_run(
+        run, to, kind, only=only, link=link, source=source, corrections=corrections, progress=for_stderr()
+    )
     reasons = Counter(reason for _, reason in done.left_out).most_common()
     for reason, count in reasons[:5]:
         print(f"left out, {count}: {reason}", file=sys.stderr)
