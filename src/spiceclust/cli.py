@@ -6,6 +6,7 @@ import io
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -193,6 +194,25 @@ def export(
         print(f"left out, {sum(count for _, count in reasons[5:])}: see {to / 'left_out.csv'}", file=sys.stderr)
     print(f"{done.images} images in {to}" if done.images else f"the classifier in {to}")
     print(f"open it with: {HINTS[kind].format(to.absolute())}")
+
+
+@app.command()
+def review(
+    run: RunArgument,
+    port: Annotated[
+        int, typer.Option(help="Where the page is served on this machine; 0 for any.", min=0, max=65535)
+    ] = 8765,
+    source: Annotated[str | None, typer.Option(help="The images; those that were clustered if not given.")] = None,
+) -> None:
+    """Look at a finished run in the browser and correct it; what is corrected is kept in RUN/review at once."""
+    from spiceclust.progress import for_stderr
+    from spiceclust.review.serve import serve
+
+    def ready(url: str) -> None:
+        print(f"{url}\nopen it in a browser on this machine; Ctrl-C here ends it, and nothing is lost", flush=True)
+
+    with suppress(KeyboardInterrupt):
+        serve(run, source, port, for_stderr(), ready)
 
 
 @app.command()

@@ -5,7 +5,7 @@ M vectors, D features.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,13 +30,13 @@ def halves(vectors: NDArray[np.float32], seed: int = 0) -> tuple[NDArray[np.bool
         explain 0.
     """
     rng = np.random.default_rng(seed)
-    some = vectors if len(vectors) <= MOST else vectors[np.sort(rng.choice(len(vectors), MOST, replace=False))]
-    some = some.astype(np.float64)
+    chosen = np.sort(rng.choice(len(vectors), min(MOST, len(vectors)), replace=False))
+    some: NDArray[np.float64] = vectors[chosen].astype(np.float64)
     mean = some.mean(axis=0)
     starts = [_principal_pair(some - mean, rng) + mean]
     starts += [some[rng.choice(len(some), 2, replace=False)] for _ in range(STARTS)]
     _, means = min((_two_means(some, start) for start in starts), key=lambda found: found[0])
-    second = _distances(vectors, means).argmin(axis=1) == 1
+    second = _nearer_second(vectors, means.astype(np.float32))
     if second.all() or not second.any():
         second = np.arange(len(vectors)) == len(vectors) - 1
     small = second if second.sum() * 2 <= len(second) else ~second
@@ -45,13 +45,13 @@ def halves(vectors: NDArray[np.float32], seed: int = 0) -> tuple[NDArray[np.bool
 
 def _principal_pair(centred: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
     """(2, D): the means of the two sides of (M, D) around the origin, or the origin twice if there is one side."""
-    direction = rng.standard_normal(centred.shape[1])
+    direction: NDArray[np.float64] = rng.standard_normal(centred.shape[1])
     for _ in range(POWER):
         direction = centred.T @ (centred @ direction)
         length = np.linalg.norm(direction)
         if length == 0:
             return np.zeros((2, centred.shape[1]))
-        direction /= length
+        direction = np.asarray(direction / length, dtype=np.float64)
     above = centred @ direction > 0
     if above.all() or not above.any():
         return np.zeros((2, centred.shape[1]))
@@ -61,24 +61,25 @@ def _principal_pair(centred: NDArray[np.float64], rng: np.random.Generator) -> N
 def _two_means(vectors: NDArray[np.float64], means: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
     """The sum of squared distances and the means where Lloyd's steps end; a part that empties ends them."""
     for _ in range(STEPS):
-        second = _distances(vectors, means).argmin(axis=1) == 1
+        second = _nearer_second(vectors, means)
         if second.all() or not second.any():
             break
         moved = np.stack([vectors[~second].mean(axis=0), vectors[second].mean(axis=0)])
         if np.array_equal(moved, means):
             break
         means = moved
-    return float(_distances(vectors, means).min(axis=1).sum()), means
+    away = vectors - means[_nearer_second(vectors, means).astype(np.int64)]
+    return float(np.square(away).sum()), means
 
 
-def _distances(vectors: NDArray[np.floating], means: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(M, 2) squared."""
-    squares = np.einsum("md,md->m", vectors, vectors)[:, None] - 2 * vectors @ means.T + (means**2).sum(axis=1)
-    return np.asarray(np.maximum(squares, 0), dtype=np.float64)
+def _nearer_second(vectors: NDArray[Any], means: NDArray[Any]) -> NDArray[np.bool_]:
+    """(M,) bool: whether the second mean is nearer than the first."""
+    first, second = means[0], means[1]
+    return np.asarray(vectors @ (second - first) > (second @ second - first @ first) / 2, dtype=np.bool_)
 
 
 def _explained(vectors: NDArray[np.float32], part: NDArray[np.bool_]) -> float:
     mean, first, second = (some.mean(axis=0, dtype=np.float64) for some in (vectors, vectors[part], vectors[~part]))
-    total = float(((vectors - mean) ** 2).sum())
+    total = float(np.einsum("md,md->", vectors, vectors, dtype=np.float64)) - len(vectors) * float(mean @ mean)
     between = part.sum() * ((first - mean) ** 2).sum() + (~part).sum() * ((second - mean) ** 2).sum()
-    return min(1.0, float(between) / total) if total > 1e-9 * len(vectors) else 0.0
+    return min(1.0, float(between) / total) if total > 1e-6 * len(vectors) else 0.0

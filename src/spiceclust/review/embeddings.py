@@ -58,7 +58,7 @@ class Embeddings:
                 if plain.get_shape()[0] != len(self):
                     raise _missing(self._folder, "they are of other images")
                 for start in range(0, len(self), AT_ONCE):
-                    yield start, _unit(plain[start : start + AT_ONCE])
+                    yield start, _unit(plain[start : min(start + AT_ONCE, len(self))])
         except (SafetensorError, OSError) as error:
             raise _missing(self._folder, str(error)) from None
 
