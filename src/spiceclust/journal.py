@@ -202,10 +202,12 @@ def _checked(path: Path, number: int, line: bytes) -> dict[str, Any]:
         raise RunFolderError(f"{path} is damaged (line {number} is no sealed JSON object): {WAY_OUT}") from None
     if checksum != sha256_json(content):
         raise RunFolderError(f"{path} is damaged (the checksum of line {number} is another): {WAY_OUT}")
-    if number == 1 and content.get("format") != FORMAT:
-        raise NewerFormatError(
-            f"{path} has format {content.get('format')}, this version reads {FORMAT}: update spiceclust"
-        )
+    if number == 1:
+        found = content.get("format")
+        if not isinstance(found, int):
+            raise RunFolderError(f"{path} is damaged (its first line is missing): {WAY_OUT}")
+        if found > FORMAT:
+            raise NewerFormatError(f"{path} has format {found}, this version reads {FORMAT}: update spiceclust")
     return dict(content)
 
 
