@@ -100,10 +100,10 @@ class Server:
     port: int
     token: str
 
-    def peak(self) -> int:
-        """The most memory that the process has had, in bytes."""
+    def memory(self, kind: str) -> int:
+        """Bytes of memory of the process: `VmHWM`, the most it has had, `RssAnon`, that now without pages of files."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return 1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
+        return 1024 * int(next(line for line in status.splitlines() if line.startswith(kind)).split()[1])
 
 
 @contextmanager

@@ -81,7 +81,7 @@ class Pictures:
                     self._cache.put((row, side), tiles[row])
             tiny = all(self._size(row, side) <= TINY for row in tiles)
             empty = np.full((side, side, 3), GREY, np.uint8)
-            content = encode_sheet([tiles.get(row, empty) for row in rows], side, lossless=tiny)
+            content = encode_sheet([tiles.get(row, empty) for row in rows], side, lossless=tiny, effort=0)
             return content, len(tiles) == len(set(rows))
 
     def picture(self, row: int) -> Picture:
@@ -101,7 +101,7 @@ class Pictures:
             if small:
                 image.save(content, format="PNG")
             else:
-                image.save(content, format="WEBP", quality=85, method=2)
+                image.save(content, format="WEBP", quality=85, method=0)
         return Picture(content.getvalue(), "image/png" if small else "image/webp")
 
     def _whole(self, row: int) -> NDArray[np.uint8]:
