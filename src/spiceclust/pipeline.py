@@ -24,6 +24,7 @@ from spiceclust.data.own_views import NoViews
 from spiceclust.data.sources import Source
 from spiceclust.data.views import Views
 from spiceclust.errors import RunFolderError
+from spiceclust.embeddings import RECORDED, write_embeddings
 from spiceclust.facts import facts_of, say_start, why_these_views
 from spiceclust.files import sha256_json
 from spiceclust.functional.plane import place_in_plane
@@ -263,6 +264,7 @@ class _Run:
             self.record,
             self.metrics,
         )
+        self.record[RECORDED] = write_embeddings(self.folder, calibrated.tensors["embeddings"].cpu().numpy())
         result.save(self.folder)
         shutil.rmtree(self.folder / SNAPSHOTS, ignore_errors=True)
         return result
