@@ -223,14 +223,12 @@ def test_fit_and_evaluate_write_where_nobody_else_does(tmp_path: Path) -> None:
     assert not run.exists()
 
 
-def test_a_fit_is_refused_before_its_source_is_scanned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_fit_is_refused_before_its_source_is_scanned(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = ["spiceclust", "fit", str(tmp_path / "nothing here"), "--clusters", "2", "--out", str(tmp_path / "run")]
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        locked(tmp_path / "run", Silent()),
-        pytest.raises(SystemExit, match="2"),
-    ):
-        patch.setattr("sys.argv", words)
+    monkeypatch.setattr("sys.argv", words)
+    with locked(tmp_path / "run", Silent()), pytest.raises(SystemExit, match="2"):
         main()
     assert "run is being written by process" in capsys.readouterr().err
 
