@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from spiceclust.corrections import Action, State, action_of, applied, first_state, kept
 from spiceclust.errors import ConfigError, NewerFormatError, RunFolderError
 from spiceclust.files import sha256_file, sha256_json, sync_folder, write_bytes
+from spiceclust.locks import locked
 from spiceclust.progress import Progress
 from spiceclust.result import ARRAYS, Result
-from spiceclust.run_folder import locked
 
 FOLDER: Final = "review"  # in a run, for all that belongs to corrections
 LOG: Final = "corrections.jsonl"
