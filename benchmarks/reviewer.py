@@ -43,6 +43,7 @@ from spiceclust.review.questions import AT_RANDOM, BATCH, choose
 
 ON_A_CARD = 20
 CHOICES = {"ours": AT_RANDOM, "random": BATCH}  # how many of a batch are drawn at random
+CHANGES = ("changed", "mended", "spoilt", "clusters")  # counts of images, and of clusters that have a kind
 HEAD = "0" * 64  # the heads are not kept
 
 
@@ -116,7 +117,7 @@ def review(result: Result, classes: NDArray[np.int64], points: NDArray[Any], way
                 "answers": answers,
                 "acc": reviewer.accuracy(reviewer.state.labels),
                 "alone": reviewer.accuracy(alone_labels),
-                "head": reviewer.accuracy(np.where(fixed, reviewer.state.labels, proposal.probabilities.argmax(axis=1))),
+                "head": reviewer.accuracy(np.where(fixed, proposal.labels, proposal.probabilities.argmax(axis=1))),
                 "changed": len(proposal.rows),
                 "mended": int((proposal.to == kinds[proposal.rows]).sum()),
                 "spoilt": int((proposal.now == kinds[proposal.rows]).sum()),
@@ -142,15 +143,19 @@ def report(head: str, measured: dict[str, list[dict[str, Any]]], answers: list[i
                     values = [at[key] for at in every(runs, way, n) if key in at]
                     cells.append(f"{np.mean(values):.3f} ({min(values):.3f})" if values else "")
                 lines.append(f"| {name} | {label} | {' | '.join(cells)} |")
-    lines += ["", "What learning changed, images on average; `head` is accuracy by the learned head alone.", ""]
-    lines += ["| set | questions | answers | changed | mended | spoilt | clusters | head | seconds | purity | in its interval |"]
-    lines += ["|---" * 11 + "|"]
+    lines += [
+        "",
+        "Images that learning changed, to their right cluster and from it, on average; `head`: accuracy by the head alone.",
+        "",
+    ]
+    columns = [*CHANGES, "head", "seconds", "purity before", "in its interval"]
+    lines += ["| set | questions | answers | " + " | ".join(columns) + " |", "|---" * (3 + len(columns)) + "|"]
     for name, runs in measured.items():
         for way in CHOICES:
             for n in [n for n in answers if n]:
                 rows = every(runs, way, n)
-                cells = [f"{np.mean([at[key] for at in rows]):.1f}" for key in ("changed", "mended", "spoilt", "clusters")]
-                cells += [f"{np.mean([at['head'] for at in rows]):.3f}", f"{np.mean([at['seconds'] for at in rows]):.1f}"]
+                mean = {key: np.mean([at[key] for at in rows]) for key in (*CHANGES, "head", "seconds")}
+                cells = [f"{mean[key]:.1f}" for key in CHANGES] + [f"{mean['head']:.3f}", f"{mean['seconds']:.1f}"]
                 estimates = [at["purity"] for at in rows]
                 inside = sum(low - 1e-9 <= true <= high + 1e-9 for _, low, high, true in estimates)
                 cells += [f"{np.mean([true for *_, true in estimates]):.3f}", f"{inside} of {len(rows)}"]

@@ -192,7 +192,7 @@ def _spread(task: _Task) -> tuple[Spread, Trust]:
     for all_of, some in zip(whole, at_nodes, strict=True):
         all_of[chosen] = some
     others = torch.ones(len(task.labels), dtype=torch.bool).index_fill(0, chosen, False).nonzero().squeeze(1)
-    for part in others.split(AT_ONCE):
+    for part in torch.split(others, AT_ONCE):
         found = extend(at_nodes, nodes, task.embeddings[part], task.beliefs[part], trust.prior)
         for all_of, some in zip(whole, found, strict=True):
             all_of[part] = some
@@ -230,10 +230,10 @@ def _train(task: _Task, targets: Tensor, retired: list[int], seed: int) -> Clust
         partners = torch.cat([next(groups), n_answers + next(groups)])
         links = link_loss(logits, *_pairs(task, some, partners))
         optimizer.zero_grad(set_to_none=True)
-        (learned + LINK_WEIGHT * links).sum().backward()  # type: ignore[no-untyped-call]
+        (learned + LINK_WEIGHT * links).sum().backward()
         optimizer.step()
     with torch.no_grad():
-        heads.bias2 += out
+        heads.bias2.add_(out)
     return heads
 
 
