@@ -48,7 +48,7 @@ def heat(model: Model, pixels: Tensor, clusters: Tensor) -> NDArray[np.float32]:
         fraction of it.
 
     Raises:
-        ConfigError: the encoder has no map of features: ready embeddings, a transformer, a module that does not average.
+        ConfigError: no map of features is averaged: ready embeddings, a transformer, most modules of one's own.
     """
     classifier = model.classifier.eval()
     layers = _layers(classifier.encoder, pixels[:1].to(model.device).float() / 255)
@@ -145,7 +145,8 @@ def refuse_embeddings(model: Model) -> None:
 def _layers(encoder: Encoder, image: Tensor) -> list[str]:
     """Names of modules that put out the maps of the last stages, from the finest to the one that is averaged.
 
-    The averaged one is known by its gradient, the same everywhere. Of each finer size it is the last of the widest.
+    The averaged one is known by its gradient, the same everywhere. Of each finer size it is the last one
+    of the outermost: the output of a stage, not of a branch within it.
 
     Args:
         encoder: in evaluation mode.
@@ -159,8 +160,8 @@ def _layers(encoder: Encoder, image: Tensor) -> list[str]:
     averaged = [place for place, gradient in enumerate(gradients) if gradient is not None and _is_even(gradient)]
     if not averaged:
         raise ConfigError(
-            f"the encoder {encoder.design.name} averages no map of features over the image (a transformer does not), so "
-            "no place of an image can be told from another: choose a convolutional one with global average pooling"
+            f"the encoder {encoder.design.name} does not average a map of features over the image, as convolutional "
+            "ones do and transformers do not, so that no place of an image can be told from another"
         )
     last = averaged[-1]
     found = {kept[names[last]].shape[-1]: names[last]}
@@ -168,9 +169,8 @@ def _layers(encoder: Encoder, image: Tensor) -> list[str]:
     for name in reversed(before):
         side = kept[name].shape[-1]
         if side > max(found):
-            same = [each for each in before if kept[each].shape[-1] == side]
-            widest = max(kept[each].shape[1] for each in same)
-            found[side] = next(each for each in reversed(same) if kept[each].shape[1] == widest)
+            same = [each for each in reversed(before) if kept[each].shape[-1] == side]
+            found[side] = min(same, key=lambda each: each.count("."))
     return [found[side] for side in sorted(found)[:STAGES]][::-1]
 
 
