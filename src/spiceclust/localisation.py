@@ -87,7 +87,6 @@ def heat_of_rows(
     Raises:
         ConfigError: as `heat`.
     """
-    refuse_embeddings(model)
     numbers = {path: i for i, path in enumerate(source.paths)}
     sought = [(row, numbers[rows[row].path]) for row in chosen if rows[row].path in numbers]
 
