@@ -41,7 +41,7 @@ def heat(model: Model, pixels: Tensor, clusters: Tensor) -> NDArray[np.float32]:
     Args:
         model: what a run ships.
         pixels: (N, channels, S, S) uint8, N > 0, prepared as for `Model.classify`.
-        clusters: (N,) int64: its own cluster, or any other one.
+        clusters: (N,) int64 in [0, C): its own cluster, or any other one.
 
     Returns:
         (N, h, h) float32 in [0, 1], all 0 where no place speaks for the cluster. h follows from the encoder: S or a
@@ -50,6 +50,7 @@ def heat(model: Model, pixels: Tensor, clusters: Tensor) -> NDArray[np.float32]:
     Raises:
         ConfigError: no map of features is averaged: ready embeddings, a transformer, most modules of one's own.
     """
+    refuse_embeddings(model)
     classifier = model.classifier.eval()
     layers = _layers(classifier.encoder, pixels[:1].to(model.device).float() / 255)
     size = max(1, min(BATCH, BATCH_PIXELS // pixels.shape[-1] ** 2))
@@ -117,8 +118,10 @@ def heat_answer(model: Model, pixels: Tensor, cluster: int) -> dict[str, Any]:
         cluster: what its heat is sought for.
 
     Raises:
-        ConfigError: as `heat`.
+        ConfigError: as `heat`, or the model knows no such cluster: one that a person split off.
     """
+    if not 0 <= cluster < model.n_clusters:
+        raise ConfigError(f"cluster {cluster} is none of the {model.n_clusters} that the model knows: no map of it")
     found = stored(heat(model, pixels[None], torch.tensor([cluster])))[0]
     return {"side": len(found), "values": base64.b64encode(found.tobytes()).decode("ascii"), "cluster": cluster}
 

@@ -19,8 +19,8 @@ function heatOf(side, values) {
   return canvas;
 }
 
-/** What the colours mean, in words and as a strip. */
+/** What the colours mean. */
 function heatLegend() {
   const strip = make('span', { className: 'heat-strip', 'aria-hidden': 'true' });
-  return make('span', { className: 'heat-legend quiet' }, 'spoke for the cluster: a little', strip, 'the most');
+  return make('span', { className: 'heat-legend quiet' }, 'a little', strip, 'the most');
 }

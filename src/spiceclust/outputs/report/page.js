@@ -176,7 +176,7 @@ function openDetail(point) {
     ['Next likely', points.runnersUp[point]],
     ['Reliable', points.reliable[point] ? 'yes: its neighbours agree' : 'no'],
   ].map(([name, value]) => make('div', {}, make('dt', { textContent: name }), make('dd', { textContent: value })));
-  const close = make('button', { type: 'button', textContent: 'Close' });
+  const close = make('button', { type: 'button', textContent: 'Close', autofocus: true });
   close.addEventListener('click', () => byId('detail').close());
   const path = make('h3', { id: 'detail-path' }, named(points.paths[point]));
   byId('detail').replaceChildren(heatedPicture(point), make('div', {}, path, make('dl', {}, ...facts), close));
