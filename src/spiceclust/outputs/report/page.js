@@ -146,10 +146,12 @@ function showHeat() {
 }
 
 function heatCards() {
-  byId('cards').querySelectorAll('.picture').forEach((picture) => {
-    const values = heats.get(Number(picture.dataset.point));
-    if (values) picture.after(heatOf(content.heat.side, values));
-  });
+  for (const card of byId('cards').children) {
+    for (const picture of card.querySelector('.tiles')?.querySelectorAll('.picture') ?? []) { // the typical ones
+      const values = heats.get(Number(picture.dataset.point));
+      if (values) picture.after(heatOf(content.heat.side, values));
+    }
+  }
 }
 
 /** The large picture, and where there is a map a switch that lays it over. */
