@@ -139,7 +139,8 @@ def main(words: list[str] | None = None) -> None:
     lines = [about("Localisation", f"python benchmarks/localisation.py --data {options.data}"), ""]
     lines += [
         f"{options.tested} canvases with one digit, whose box takes {box.mean():.3f} of the area, and "
-        f"{options.tested} with two of different classes. The classifier (labels, {options.epochs} epochs) is right about {accuracy:.3f} of the single ones.",
+        f"{options.tested} with two of different classes. The "
+        f"classifier (labels, {options.epochs} epochs) is right about {accuracy:.3f} of the single ones.",
         "",
         "| heat | in the box | points into it | pairs: share on the class asked for | points at it | at the other |",
         "|---|---|---|---|---|---|",
