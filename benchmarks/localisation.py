@@ -76,13 +76,13 @@ def learn(images: Tensor, classes: Tensor, epochs: int, seed: int) -> Model:
 
 
 def maps(model: Model, images: Tensor, classes: NDArray[np.int64], stage: int | None) -> NDArray[np.float32]:
-    """(n, S, S): of all stages together, as it ships, or of one of them alone."""
+    """(n, S, S): of all stages together, as it ships, or of one of them alone, as finely drawn."""
     try:
         if stage is not None:
-            localisation.combined = lambda stages: combined([stages[stage]])  # type: ignore[attr-defined]
+            localisation.combined = lambda stages: combined([torch.ones_like(stages[0]), stages[stage]])
         found = torch.from_numpy(localisation.heat(model, images, torch.from_numpy(classes)))
     finally:
-        localisation.combined = combined  # type: ignore[attr-defined]
+        localisation.combined = combined
     return np.asarray(F.interpolate(found[:, None], size=SIDE, mode="bilinear")[:, 0].numpy())
 
 
