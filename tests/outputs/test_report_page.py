@@ -252,6 +252,11 @@ def test_what_made_typical_images_belong_is_laid_over_them(page: Page, make_resu
     laid = "getComputedStyle(document.querySelector('#detail .heat')).display"
     assert page.js(laid) == "block"  # as the cards are
     assert page.js("document.activeElement.textContent") == "Close"
+    for width in (390, 1280):
+        page.view(width, 900)
+        boxes = "['.large', '.heat'].map(n => document.querySelector(`#detail ${n}`).getBoundingClientRect().toJSON())"
+        picture, over = page.js(boxes)
+        assert picture == over
     page.js("document.querySelector('#detail input').click()")
     assert page.js(laid) == "none"
     page.js("document.querySelector('#detail button').click(); document.getElementById('heat').click()")
