@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 from spiceclust.data.sources import Source
 from spiceclust.data.wording import printable
 from spiceclust.files import write_text
+from spiceclust.locks import locked
 from spiceclust.outputs.report.atlas import COLUMNS, PER_ATLAS, Tiles, draw_tiles
 from spiceclust.outputs.report.cards import Card, cards_of, runners_up
 from spiceclust.outputs.report.heat import Heat, heat_content
 from spiceclust.outputs.report.story import choices, curves, heads, scores, truth
 from spiceclust.progress import Progress, Silent
 from spiceclust.result import Result
-from spiceclust.run_folder import locked
 
 SCRIPTS: Final = (
     "tiles.js",
