@@ -145,7 +145,7 @@ def report(head: str, measured: dict[str, list[dict[str, Any]]], answers: list[i
                 lines.append(f"| {name} | {label} | {' | '.join(cells)} |")
     lines += [
         "",
-        "Images that learning changed, to their right cluster and from it, on average; `head`: accuracy by the head alone.",
+        "Images changed by learning, to the right cluster and from it, on average; `head`: accuracy by the head.",
         "",
     ]
     columns = [*CHANGES, "head", "seconds", "purity before", "in its interval"]
