@@ -29,6 +29,7 @@ ROUTES = {
     ],
     "POST": ["act", "act", "act", "act", "undo", "redo", "split", "export", "learn", "answers"],
 }
+SLOW = ("learn", "questions")  # seconds each
 METHODS = ["HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "get", "BREW", "G\0T", "", "A" * 300]
 PATHS = [
     "..", "../../../../etc/passwd", "%2e%2e/%2e%2e/etc/passwd", "static/../run", "static/..%2fpage.py", "static/%00",
@@ -119,6 +120,8 @@ def draw(rng: np.random.Generator, port: int, token: str) -> Request:
 
     method = pick(METHODS) if rarely(0.1) else pick(("GET", "POST"))
     path = pick(PATHS) if rarely(0.2) else pick(ROUTES.get(method, ROUTES["GET"]))
+    if path in SLOW and rarely(0.9):
+        path = "state"
     enters = True
     begin = token
     if rarely(0.15):
@@ -180,10 +183,10 @@ def _object(rng: np.random.Generator) -> bytes:
 def ask(port: int, request: Request) -> Answer:
     """Sends a request and reads the answer to its end; of one that is not whole, what comes at once."""
     received = bytearray()
-    with socket.create_connection(("127.0.0.1", port), timeout=60) as line, suppress(ConnectionError):
+    with socket.create_connection(("127.0.0.1", port), timeout=300) as line, suppress(ConnectionError):
         line.sendall(request.content)
         with suppress(TimeoutError) if not request.whole else nullcontext():
-            line.settimeout(60 if request.whole else 0.1)
+            line.settimeout(300 if request.whole else 0.1)
             while part := line.recv(65536):
                 received += part
     head, _, body = bytes(received).partition(b"\r\n\r\n")

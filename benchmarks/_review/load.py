@@ -45,8 +45,17 @@ def run(n: int, folder: Path) -> dict[str, Any]:
             for answer in pool.map(lambda start: _get(server, _tiles(start, n)), range(0, n, SHEET)):
                 assert answer.status == 200
         found["all tiles once, s"] = round(time.perf_counter() - begin, 1)
-        found["memory at the most, MB"] = server.memory("VmHWM") // 10**6
-        found["of it at the end without pages of files, MB"] = server.memory("RssAnon") // 10**6
+        found["memory without learning, MB"] = server.memory("VmHWM") // 10**6
+        for name, call in (
+            ("questions", lambda: _get(server, "questions")),
+            ("learn", lambda: _post(server, "learn", {})),
+        ):
+            begin = time.perf_counter()
+            answer = call()
+            assert answer.status == 200, answer.body[:300]
+            found[f"{name}, s"] = round(time.perf_counter() - begin, 1)
+        found["memory with learning, MB"] = server.memory("VmHWM") // 10**6
+        found["of it pages of files at the end, MB"] = server.memory("RssFile") // 10**6
     assert not (folder / "errors.txt").read_text()
     return found
 

@@ -36,7 +36,7 @@ ANSWERS_IN_BATCH: Final = 64
 LINK_WEIGHT: Final = 0.3
 RATE: Final = 0.01
 OUT: Final = -1e4  # bias of a cluster that was merged away: no image falls into it
-AT_ONCE: Final = 8192  # images that are compared with the nodes together
+AT_ONCE: Final = 2048  # images that are compared with the nodes, or go through the head, together
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,9 @@ def learn(
     ok = np.array([row.status == "ok" for row in result.rows])
     rows = np.flatnonzero(ok & (state.labels >= 0))
     beliefs = softened(torch.from_numpy(present(result, state, learned)[rows]))
+    points = torch.from_numpy(embeddings[state.labels[ok] >= 0].astype(np.float32))
     task = _Task(
-        F.normalize(torch.from_numpy(embeddings[state.labels[ok] >= 0].astype(np.float32)), dim=1),
+        F.normalize(points, dim=1, out=points),
         beliefs,
         torch.from_numpy(result.labels[rows]),
         beliefs.argmax(dim=1),
@@ -140,7 +141,7 @@ def learn(
     targets[task.fixed] = F.one_hot(task.labels[task.fixed], targets.shape[1]).float()
     heads = _train(task, targets, list(state.merged), seed)
     with torch.inference_mode():
-        (said,) = heads(task.embeddings).softmax(dim=2)
+        said = torch.cat([heads(part)[0].softmax(dim=1) for part in task.embeddings.split(AT_ONCE)])  # type: ignore[no-untyped-call]
 
     changes = (to != task.labels).numpy()
     changed = rows[changes]
