@@ -30,11 +30,15 @@ from spiceclust.progress import Progress, Silent
 from spiceclust.result import Result
 from spiceclust.run_folder import locked
 
+STYLES: Final = ("base.css", "page.css")
 SCRIPTS: Final = (
+    "base.js",
     "tiles.js",
     "charts.js",
+    "colours.js",
     "paint.js",
     "map.js",
+    "stage.js",
     "selection.js",
     "truth.js",
     "page.js",
@@ -101,7 +105,7 @@ def page(title: str, content: dict[str, Any]) -> str:
         title: for the window.
         content: JSON values, which the scripts know by their names.
     """
-    style, script = _asset("page.css"), "\n".join(_asset(name) for name in SCRIPTS)
+    style, script = ("\n".join(map(_asset, names)) for names in (STYLES, SCRIPTS))
     policy = (
         f"default-src 'none'; img-src data:; style-src {_digest(style)}; script-src {_digest(script)}; "
         "base-uri 'none'; form-action 'none'"
