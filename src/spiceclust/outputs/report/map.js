@@ -9,7 +9,7 @@ class ImageMap {
    * @param canvas where it is drawn.
    * @param points {x, y, labels}: Float32Arrays in [0, 1], up and right, and cluster numbers, less than 0 for none.
    * @param clusters how many.
-   * @param told {hover(point or -1, x, y), select(points), pick(cluster or -1)}: what the person did;
+   * @param told {hover(point or -1, x, y), select(points), pick(cluster or -1, point)}: what the person did;
    *   {nameOf(cluster)}: what stands in the middle of a cluster, its number where that is left out.
    */
   constructor(canvas, points, clusters, told) {
@@ -54,11 +54,11 @@ class ImageMap {
     this.redraw();
   }
 
-  /** Other clusters for the same points; a cluster keeps the colour that it has. */
-  relabel(labels, clusters) {
+  /** Other clusters for the same points, and their colours. */
+  relabel(labels, clusters, colours) {
     this.labels = labels;
     this.middles = middlesOf(this, clusters);
-    this.colours = coloursOf(this.middles, this.colours);
+    this.colours = colours;
     this.redraw();
   }
 
@@ -302,7 +302,7 @@ class ImageMap {
     const clicked = this.travelled < 6 && event.type === 'pointerup';
     if (clicked) {
       const point = this.nearest(...this.at(event));
-      this.told.pick(point < 0 ? -1 : this.labels[point]);
+      this.told.pick(point < 0 ? -1 : this.labels[point], point);
     } else if (loop.length > 2) this.told.select(this.inside(loop));
     this.redraw();
   }
