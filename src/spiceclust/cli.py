@@ -6,6 +6,7 @@ import io
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -174,6 +175,7 @@ def export(
     only: Annotated[str, typer.Option(help="all or reliable: which images.")] = "all",
     link: Annotated[str, typer.Option(help="copy, hard or symlink: how files come into the folder.")] = "copy",
     source: Annotated[str | None, typer.Option(help="The images; the folder that was clustered if not given.")] = None,
+    corrections: Annotated[bool, typer.Option(help="Apply what was corrected in `review`, if anything was.")] = True,
 ) -> None:
     """Write a finished run's images, table or classifier in a form that other programs read."""
     from collections import Counter
@@ -182,7 +184,9 @@ def export(
     from spiceclust.exports import export as export_run
     from spiceclust.progress import for_stderr
 
-    done = export_run(run, to, kind, only=only, link=link, source=source, progress=for_stderr())
+    done = export_run(
+        run, to, kind, only=only, link=link, source=source, corrections=corrections, progress=for_stderr()
+    )
     reasons = Counter(reason for _, reason in done.left_out).most_common()
     for reason, count in reasons[:5]:
         print(f"left out, {count}: {reason}", file=sys.stderr)
@@ -190,6 +194,25 @@ def export(
         print(f"left out, {sum(count for _, count in reasons[5:])}: see {to / 'left_out.csv'}", file=sys.stderr)
     print(f"{done.images} images in {to}" if done.images else f"the classifier in {to}")
     print(f"open it with: {HINTS[kind].format(to.absolute())}")
+
+
+@app.command()
+def review(
+    run: RunArgument,
+    port: Annotated[
+        int, typer.Option(help="Where the page is served on this machine; 0 for any.", min=0, max=65535)
+    ] = 8765,
+    source: Annotated[str | None, typer.Option(help="The images; those that were clustered if not given.")] = None,
+) -> None:
+    """Look at a finished run in the browser and correct it; what is corrected is kept in RUN/review at once."""
+    from spiceclust.progress import for_stderr
+    from spiceclust.review.serve import serve
+
+    def ready(url: str) -> None:
+        print(f"{url}\nopen it in a browser on this machine; Ctrl-C here ends it, and nothing is lost", flush=True)
+
+    with suppress(KeyboardInterrupt):
+        serve(run, source, port, for_stderr(), ready)
 
 
 @app.command()

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from spiceclust.config import choose
+from spiceclust.corrections import corrected
 from spiceclust.data.sources import open_source
 from spiceclust.errors import ConfigError, SourceError
+from spiceclust.journal import read_corrections
 from spiceclust.outputs.export import Exported, export_images
 from spiceclust.outputs.layouts import LAYOUTS
 from spiceclust.outputs.originals import source_of
@@ -32,6 +34,7 @@ def export(
     link: str = "copy",
     source: Any = None,
     encoder: Any = None,
+    corrections: bool = True,
     progress: Progress | None = None,
 ) -> Exported:
     """Writes a finished run into a new folder, in a form that other programs read.
@@ -47,6 +50,7 @@ def export(
             name: a program that changes one in place changes both.
         source: the images, as in `fit`; None opens the folder that was clustered.
         encoder: the module, where the run was made with one of your own and `kind` is `onnx`.
+        corrections: whether those that a person made in `spiceclust review`, if any, are applied.
         progress: told of each image; silent by default.
 
     Returns:
@@ -56,12 +60,16 @@ def export(
         ConfigError: an unknown kind or choice, a choice that does not go with the kind, an extra is missing, or the
             encoder cannot be written as `onnx`.
         SourceError: the images are not there any more.
-        RunFolderError: `run` is not a finished run, or `to` is not empty or cannot be written.
+        RunFolderError: `run` is not a finished run, its corrections are damaged or of another result, or `to` is not
+            empty or cannot be written.
     """
     hint = choose(HINTS, kind, "kind of export")
     if kind in LAYOUTS:
         images = None if source is None else open_source(source, exclude=[Path(to)])
         result = Result.load(Path(run))
+        state = read_corrections(Path(run), result) if corrections else None
+        if state is not None:
+            result = corrected(result, state)
         return export_images(result, Path(to), kind, only=only, link=link, source=images, progress=progress)
     if (only, link, source) != ("all", "copy", None):
         raise ConfigError(f"{kind} holds no images: leave out only, link and source, which choose among images")

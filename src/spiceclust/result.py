@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,6 +37,8 @@ class Result:
         metrics: metrics.json: label-free scores per stage; after `evaluate` also acc, nmi, ari, ece, ...
         positions: (n, 2) float32, the embeddings in the plane, for maps; zeros for a quarantined row. None for
             predictions, and for runs that were made before there were any.
+        names: of clusters, where a person gave one (`corrections.corrected`).
+        merged: clusters that a person merged into others: they are empty.
     """
 
     rows: list[Row]
@@ -46,6 +49,8 @@ class Result:
     run: dict[str, Any]
     metrics: dict[str, Any]
     positions: NDArray[np.float32] | None = None
+    names: Mapping[int, str] = field(default_factory=dict)
+    merged: frozenset[int] = frozenset()
 
     @property
     def n_clusters(self) -> int:
@@ -54,9 +59,9 @@ class Result:
 
     @property
     def cluster_names(self) -> list[str]:
-        """`cluster_00`, `cluster_01`, ...: of one length, so that their alphabet is their order."""
+        """Given ones, and `cluster_00`, `cluster_01`, ...: of one length, so that their alphabet is their order."""
         digits = max(2, len(str(self.n_clusters - 1)))
-        return [f"cluster_{cluster:0{digits}}" for cluster in range(self.n_clusters)]
+        return [self.names.get(cluster, f"cluster_{cluster:0{digits}}") for cluster in range(self.n_clusters)]
 
     @property
     def confidence(self) -> NDArray[np.float32]:

@@ -20,6 +20,7 @@ from spiceclust.files import sha256_file, sha256_json
 from spiceclust.manifest import Row
 from spiceclust.outputs.layouts import LAYOUTS, Entry, write_csv
 from spiceclust.outputs.originals import LINKS, new_names, put, source_of
+from spiceclust.outputs.safe_names import safe_names
 from spiceclust.progress import Progress, Silent
 from spiceclust.result import Result
 from spiceclust.staging import new_folder, refuse_full
@@ -81,14 +82,14 @@ def export_images(
     refuse_full(target)
     if not chosen.any():
         raise SourceError(f"none of the {len(result.rows)} images is {only}: there is nothing to export")
-    left_out = {i: _why_not(result.rows[i]) for i in np.flatnonzero(~chosen).tolist()}
+    left_out = {i: _why_not(result.rows[i], int(result.labels[i])) for i in np.flatnonzero(~chosen).tolist()}
     entries = _entries(result, np.flatnonzero(chosen).tolist())
     about = {
         "kind": kind,
         "only": only,
         "link": link,
         "n_clusters": result.n_clusters,
-        "result": sha256_json([result.to_csv(), result.run.get("images")]),
+        "result": sha256_json([result.to_csv(), result.cluster_names, result.run.get("images")]),
         "open_with": layout.hint.format("."),
     }
     if layout.images:
@@ -107,8 +108,10 @@ def export_images(
     return Exported(target, len(entries), lines)
 
 
-def _why_not(row: Row) -> str:
-    return row.reason if row.status == "quarantined" else "not reliable"
+def _why_not(row: Row, label: int) -> str:
+    if row.status == "quarantined":
+        return row.reason
+    return "not reliable" if label >= 0 else "marked as belonging to no cluster"
 
 
 def _entries(result: Result, chosen: list[int]) -> list[Entry]:
@@ -129,7 +132,7 @@ def _planned(result: Result, entries: list[Entry], images: str, source: Source) 
             f"none of the {len(rows)} images is in {source.description}, which should hold {rows[0].path!r}: "
             "give the images that were clustered, with --source"
         )
-    clusters = result.cluster_names
+    clusters = safe_names(result.cluster_names, [""] * result.n_clusters)
     names = new_names(source, rows, places)
     named = [
         entry._replace(file=f"{images.format(clusters[entry.cluster])}/{name}")

@@ -53,6 +53,9 @@ class Layout(NamedTuple):
     hint: str
 
 
+COLUMNS: Final = ("path", "cluster", "confidence", "reliable", "status", "cluster_name")
+
+
 def write_csv(path: Path, header: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
     """Writes a table as UTF-8 text, atomically."""
     text = io.StringIO()
@@ -63,13 +66,13 @@ def write_csv(path: Path, header: Sequence[str], lines: Iterable[Sequence[Any]])
 
 
 def _folders(folder: Path, result: Result, entries: Sequence[Entry]) -> None:
-    header = ("file", "path", "cluster", "confidence", "reliable", "status")
-    write_csv(folder / "files.csv", header, ((entry.file, *_line(entry)) for entry in entries))
+    names = result.cluster_names
+    write_csv(folder / "files.csv", ("file", *COLUMNS), ((entry.file, *_line(entry, names)) for entry in entries))
 
 
 def _csv_table(folder: Path, result: Result, entries: Sequence[Entry]) -> None:
-    header = ("path", "cluster", "confidence", "reliable", "status")
-    write_csv(folder / "clusters.csv", header, map(_line, entries))
+    names = result.cluster_names
+    write_csv(folder / "clusters.csv", COLUMNS, (_line(entry, names) for entry in entries))
 
 
 def _parquet_table(folder: Path, result: Result, entries: Sequence[Entry]) -> None:
@@ -77,7 +80,7 @@ def _parquet_table(folder: Path, result: Result, entries: Sequence[Entry]) -> No
     import pyarrow.parquet as pq
 
     chosen = [entry.number for entry in entries]
-    rows = [entry.row for entry in entries]
+    rows, names = [entry.row for entry in entries], result.cluster_names
     probabilities = pa.array(result.probabilities[chosen].ravel(), pa.float32())
     table = pa.table(
         {
@@ -86,6 +89,7 @@ def _parquet_table(folder: Path, result: Result, entries: Sequence[Entry]) -> No
             "confidence": pa.array(result.confidence[chosen], pa.float32()),
             "reliable": pa.array(result.reliable[chosen], pa.bool_()),
             "status": pa.array([row.status for row in rows], pa.string()),
+            "cluster_name": pa.array([names[entry.cluster] for entry in entries], pa.string()),
             "typicality": pa.array(result.typicality[chosen], pa.float32()),
             "width": pa.array([row.width for row in rows], pa.int32()),
             "height": pa.array([row.height for row in rows], pa.int32()),
@@ -138,8 +142,14 @@ def _coco(folder: Path, result: Result, entries: Sequence[Entry]) -> None:
                 "attributes": {"reliable": entry.reliable},
             }
         )
-    categories = [{"id": i + 1, "name": name, "supercategory": "cluster"} for i, name in enumerate(names)]
-    info = {"description": f"{len(entries)} images in {len(names)} clusters, by spiceclust; boxes are whole images"}
+    categories = [
+        {"id": i + 1, "name": name, "supercategory": "cluster"}
+        for i, name in enumerate(names)
+        if i not in result.merged
+    ]
+    info = {
+        "description": f"{len(entries)} images in {len(categories)} clusters, by spiceclust; boxes are whole images"
+    }
     content = {"info": info, "licenses": [], "images": images, "annotations": annotations, "categories": categories}
     write_json(folder / "annotations.json", content)
 
@@ -169,7 +179,8 @@ def _labelstudio(folder: Path, result: Result, entries: Sequence[Entry]) -> None
         for entry in entries
     ]
     write_text(folder / "tasks.json", json.dumps(tasks, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-    choices = "\n".join(f"    <Choice value={quoteattr(name)}/>" for name in names)
+    shown = [name for cluster, name in enumerate(names) if cluster not in result.merged]
+    choices = "\n".join(f"    <Choice value={quoteattr(name)}/>" for name in shown)
     write_text(
         folder / "config.xml",
         '<View>\n  <Image name="image" value="$image"/>\n  <Choices name="cluster" toName="image" choice="single">\n'
@@ -190,9 +201,11 @@ def _fiftyone(folder: Path, result: Result, entries: Sequence[Entry]) -> None:
     write_json(folder / "labels.json", {"classes": result.cluster_names, "labels": labels})
 
 
-def _line(entry: Entry) -> tuple[str, int, str, str, str]:
+def _line(entry: Entry, names: Sequence[str]) -> tuple[str, int, str, str, str, str]:
+    """Of `COLUMNS`."""
     reliable = "true" if entry.reliable else "false"
-    return entry.row.path, entry.cluster, f"{entry.confidence:.6f}", reliable, entry.row.status
+    confidence = f"{entry.confidence:.6f}"
+    return entry.row.path, entry.cluster, confidence, reliable, entry.row.status, names[entry.cluster]
 
 
 LAYOUTS: Final = {

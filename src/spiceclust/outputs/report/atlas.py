@@ -92,7 +92,7 @@ def draw_tiles(
         if not piece:
             continue
         side = sides[piece[0]]
-        content = _encode([pictures[row] for row in piece], side, lossless=native <= TINY)
+        content = encode_sheet([pictures[row] for row in piece], side, lossless=native <= TINY)
         left -= len(content)
         if left < 0:
             break
@@ -107,7 +107,8 @@ def _spans(start: int, stop: int) -> list[tuple[int, int]]:
     return [(at, min(at + PER_ATLAS, stop)) for at in range(start, stop, PER_ATLAS)]
 
 
-def _encode(pictures: list[NDArray[np.uint8]], side: int, lossless: bool) -> bytes:
+def encode_sheet(pictures: list[NDArray[np.uint8]], side: int, lossless: bool) -> bytes:
+    """Pictures, (side, side, 3) uint8 each, as the tiles of one WebP file: row by row, `COLUMNS` wide."""
     high = -(-len(pictures) // COLUMNS)
     sheet = np.zeros((high * side, COLUMNS * side, 3), dtype=np.uint8)
     for number, picture in enumerate(pictures):

@@ -5,7 +5,6 @@ Everything that comes from a run is text in one block of JSON; the page builds i
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 from collections import Counter
@@ -18,11 +17,11 @@ from string import Template
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from spiceclust.data.sources import Source
 from spiceclust.data.wording import printable
 from spiceclust.files import write_text
+from spiceclust.outputs.packing import STEPS, base64_of, fitted, packed
 from spiceclust.outputs.report.atlas import COLUMNS, PER_ATLAS, Tiles, draw_tiles
 from spiceclust.outputs.report.cards import Card, cards_of, runners_up
 from spiceclust.outputs.report.story import choices, curves, heads, scores, truth
@@ -43,7 +42,6 @@ SCRIPTS: Final = (
     "truth.js",
     "page.js",
 )  # in the order in which they build on each other
-STEPS: Final = 65_535  # places along the longer side of the map
 PAGE_BYTES: Final = 15_000_000  # of the whole file, unless the names alone fill it
 MOST_BYTES, LEAST_BYTES = 9_500_000, 2_500_000  # of the pictures, which base64 makes a third larger
 SLACK: Final = 10_000  # bytes around the pictures
@@ -177,9 +175,9 @@ def _pictures(result: Result, tiles: Tiles) -> dict[str, Any]:
         "atlases": {
             "columns": COLUMNS,
             "perAtlas": PER_ATLAS,
-            "sheets": [{"side": sheet.side, "image": _base64(sheet.content)} for sheet in tiles.atlases],
+            "sheets": [{"side": sheet.side, "image": base64_of(sheet.content)} for sheet in tiles.atlases],
         },
-        "tiles": _packed(places, "<i4"),
+        "tiles": packed(places, "<i4"),
         "without": {"gone": gone, "room": int((places < 0).sum()) - gone},
     }
 
@@ -189,31 +187,16 @@ def _points(result: Result) -> dict[str, Any]:
     rows = np.flatnonzero(result.labels >= 0)
     return {
         "paths": [result.rows[row].path for row in rows.tolist()],
-        "labels": _packed(result.labels[rows], "<u2"),
-        "runnersUp": _packed(runners_up(result)[rows], "<u2"),
-        "confidence": _packed(np.rint(result.confidence[rows] * STEPS), "<u2"),
-        "reliable": _packed(result.reliable[rows], "<u1"),
-        "positions": None if result.positions is None else _packed(_fitted(result.positions[rows]), "<u2"),
+        "labels": packed(result.labels[rows], "<u2"),
+        "runnersUp": packed(runners_up(result)[rows], "<u2"),
+        "confidence": packed(np.rint(result.confidence[rows] * STEPS), "<u2"),
+        "reliable": packed(result.reliable[rows], "<u1"),
+        "positions": None if result.positions is None else packed(fitted(result.positions[rows]), "<u2"),
     }
 
 
-def _fitted(positions: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(n, 2) in [0, `STEPS`]: centred, both axes on one scale."""
-    low, high = positions.min(axis=0), positions.max(axis=0)
-    span = max(float((high - low).max()), 1e-12)
-    return np.asarray(np.rint(((positions - (low + high) / 2) / span + 0.5) * STEPS), dtype=np.float64)
-
-
-def _packed(values: NDArray[Any], kind: str) -> str:
-    return _base64(np.ascontiguousarray(values.astype(kind)).tobytes())
-
-
-def _base64(content: bytes) -> str:
-    return base64.b64encode(content).decode("ascii")
-
-
 def _digest(text: str) -> str:
-    return f"'sha256-{_base64(hashlib.sha256(text.encode()).digest())}'"
+    return f"'sha256-{base64_of(hashlib.sha256(text.encode()).digest())}'"
 
 
 @cache
