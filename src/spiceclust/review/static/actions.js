@@ -123,8 +123,6 @@ function buildActions() {
     action.button = button(text, run, { key, shortcut, kind, title });
     byId(action.where).append(action.button);
   }
-  const count = make('span', { id: 'selected', className: 'quiet' });
-  byId('image-actions').prepend(count);
 }
 
 /** Says of each button whether it can be used now, and what it would take back. */
