@@ -45,13 +45,13 @@ def halves(vectors: NDArray[np.float32], seed: int = 0) -> tuple[NDArray[np.bool
 
 def _principal_pair(centred: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
     """(2, D): the means of the two sides of (M, D) around the origin, or the origin twice if there is one side."""
-    direction: NDArray[np.float64] = rng.standard_normal(centred.shape[1])
+    direction = rng.standard_normal((centred.shape[1],))
     for _ in range(POWER):
         direction = centred.T @ (centred @ direction)
         length = np.linalg.norm(direction)
         if length == 0:
             return np.zeros((2, centred.shape[1]))
-        direction = np.asarray(direction / length, dtype=np.float64)
+        direction /= length
     above = centred @ direction > 0
     if above.all() or not above.any():
         return np.zeros((2, centred.shape[1]))

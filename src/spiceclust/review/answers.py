@@ -8,11 +8,13 @@ from typing import Annotated, Any, Final
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from spiceclust.errors import InputError, RunFolderError
 
 KIND: Final = "application/json"
+LONGEST: Final = 500  # characters of an error, which may hold what was sent
 
 
 class Json(Response):
@@ -26,7 +28,7 @@ class Json(Response):
 
 def failure(status: int, why: str) -> Json:
     """An error, as one line."""
-    return Json({"error": " ".join(why.split())}, status)
+    return Json({"error": " ".join(why[:LONGEST].split())}, status)
 
 
 async def json_object(request: Request) -> dict[str, Any]:
@@ -42,6 +44,8 @@ async def json_object(request: Request) -> dict[str, Any]:
         content = json.loads(await request.body(), parse_constant=_refuse)
     except (ValueError, RecursionError):
         raise HTTPException(400, "the body is not JSON") from None
+    except ClientDisconnect:
+        raise HTTPException(400, "the body ends before its end") from None
     if not isinstance(content, dict):
         raise HTTPException(400, "the body should be a JSON object")
     return content

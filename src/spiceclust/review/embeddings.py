@@ -6,18 +6,20 @@ n rows of the manifest, N distinct images, D features, M images of a cluster.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spiceclust.data.encoded import parts
 from spiceclust.errors import RunFolderError
 from spiceclust.files import read_sealed, sha256_file
 from spiceclust.manifest import Row
 
-STAGE: Final = "2-embed"
+STAGE, TENSORS = "2-embed", "tensors.safetensors"
 FORMAT: Final = 2  # of done.json
 AT_ONCE: Final = 8192  # rows that are compared together
 Vectors = NDArray[np.float32]
@@ -43,31 +45,21 @@ class Embeddings:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def parts(self) -> Iterator[tuple[int, Vectors]]:
-        """All of them in order, some at a time: where each part begins, and (., D) float32, each row of length 1.
+    def of(self, places: NDArray[np.int64]) -> Vectors:
+        """Those at some places, which are in order.
+
+        Returns:
+            (M, D) float32, each row of length 1.
 
         Raises:
             RunFolderError: they are not there any more, or are damaged.
         """
-        from safetensors import SafetensorError, safe_open
-
-        self._check()
-        try:
-            with safe_open(self._folder / "tensors.safetensors", "numpy") as tensors:
-                plain = tensors.get_slice("plain")
-                if plain.get_shape()[0] != len(self):
-                    raise _missing(self._folder, "they are of other images")
-                for start in range(0, len(self), AT_ONCE):
-                    yield start, _unit(plain[start : min(start + AT_ONCE, len(self))])
-        except (SafetensorError, OSError) as error:
-            raise _missing(self._folder, str(error)) from None
-
-    def of(self, places: NDArray[np.int64]) -> Vectors:
-        """(M, D) float32: those at some places, which are in order."""
         found = []
-        for start, part in self.parts():
-            begin, end = np.searchsorted(places, (start, start + len(part)))
-            found.append(part[places[begin:end] - start])
+        with self._opened() as read:
+            for part in self._parts():
+                begin, end = np.searchsorted(places, (part.start, part.stop))
+                if begin < end:
+                    found.append(read(part)[places[begin:end] - part.start])
         return np.concatenate(found)
 
     def nearest(self, row: int, k: int) -> NDArray[np.int64]:
@@ -78,15 +70,34 @@ class Embeddings:
             k: how many at the most.
 
         Raises:
-            RunFolderError: as `parts`.
+            RunFolderError: as `of`.
         """
         place = self.index[row]
         query = self.of(np.array([place]))[0]
-        likeness = np.concatenate([part @ query for _, part in self.parts()])
+        with self._opened() as read:
+            likeness = np.concatenate([read(part) @ query for part in self._parts()])
         likeness[place] = -np.inf
         k = min(k, len(self) - 1)
         best = np.argpartition(-likeness, k - 1)[:k] if k else np.empty(0, np.int64)
         return self.rows[best[np.lexsort((best, -likeness[best]))]]
+
+    def _parts(self) -> list[range]:
+        return parts(len(self), AT_ONCE)
+
+    @contextmanager
+    def _opened(self) -> Iterator[Callable[[range], Vectors]]:
+        """What reads a part of them; only that is in memory then."""
+        from safetensors import SafetensorError, safe_open
+
+        self._check()
+        try:
+            with safe_open(self._folder / TENSORS, "numpy") as tensors:
+                plain = tensors.get_slice("plain")
+                if plain.get_shape()[0] != len(self):
+                    raise _missing(self._folder, "they are of other images")
+                yield lambda part: _unit(plain[part.start : part.stop])
+        except (SafetensorError, OSError) as error:
+            raise _missing(self._folder, str(error)) from None
 
     def _check(self) -> None:
         """Refuses, at the first use, what is not as the stage wrote it."""
@@ -95,9 +106,8 @@ class Embeddings:
                 return
             try:
                 done = read_sealed(self._folder / "done.json", FORMAT, lambda content: content.get("format") == 1)
-                name = "tensors.safetensors"
-                if done["sha256"][name] != sha256_file(self._folder / name):
-                    raise _missing(self._folder, f"{name} is damaged")
+                if done["sha256"][TENSORS] != sha256_file(self._folder / TENSORS):
+                    raise _missing(self._folder, f"{TENSORS} is damaged")
             except (OSError, KeyError, TypeError) as error:
                 raise _missing(self._folder, str(error)) from None
             self._whole = True

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Collection
+from contextlib import suppress
 from typing import Final
 
+from h11 import LocalProtocolError
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MOST_BYTES: Final = 8_000_000  # of a body: all rows of a million images
+TOO_LARGE: Final = f"more than {MOST_BYTES:,} bytes in one request"
 POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -45,21 +48,33 @@ class Guard:
         if scope["type"] != "http":
             raise RuntimeError(f"{scope['type']} is not served")
 
+        gone, taken, rest = False, 0, self._rest(scope)
+
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers.update(HEADERS)
                 headers.setdefault("Cache-Control", "no-store")
-            await send(message)
+            with suppress(LocalProtocolError):  # what came after the request was none, and the connection is closed
+                if not gone:
+                    await send(message)
 
-        rest = self._rest(scope)
+        async def bounded() -> Message:
+            nonlocal gone, taken
+            message = await receive()
+            gone = gone or message["type"] == "http.disconnect"
+            taken += len(message.get("body", b""))
+            if taken > MOST_BYTES:
+                raise HTTPException(413, TOO_LARGE)
+            return message
+
         if rest is None:
             await _refuse(answer, 403, "open the address that `spiceclust review` printed")
         elif _declared(scope) > MOST_BYTES:
             await _refuse(answer, 413, TOO_LARGE)
         else:
             inside = {**scope, "path": rest, "raw_path": rest.encode("utf-8", "replace"), "root_path": ""}
-            await self._app(inside, _bounded(receive), answer)
+            await self._app(inside, bounded, answer)
 
     def _rest(self, scope: Scope) -> str | None:
         """The path behind the token; None for a request that may not enter."""
@@ -72,28 +87,10 @@ class Guard:
         return f"/{rest}" if known and slash and scope["path"].startswith("/") else None
 
 
-TOO_LARGE: Final = f"more than {MOST_BYTES:,} bytes in one request"
-
-
 def _declared(scope: Scope) -> int:
     """The length that a request gives itself; 0 where it gives none that is a number."""
     lengths = [value for name, value in scope["headers"] if name == b"content-length"]
     return max((int(value) for value in lengths if value.isdigit() and len(value) < 20), default=0)
-
-
-def _bounded(receive: Receive) -> Receive:
-    """The same messages, until they bring too much."""
-    taken = 0
-
-    async def next_message() -> Message:
-        nonlocal taken
-        message = await receive()
-        taken += len(message.get("body", b""))
-        if taken > MOST_BYTES:
-            raise HTTPException(413, TOO_LARGE)
-        return message
-
-    return next_message
 
 
 async def _refuse(send: Send, status: int, why: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from spiceclust.config import choose
 from spiceclust.corrections import Action, Learn, Merge, Name, Split, State, action_of, corrected
 from spiceclust.data.images import readers
 from spiceclust.data.sources import Source, open_source
@@ -156,8 +157,10 @@ class Session:
             ConfigError: there is no such cluster, or it has fewer than two different images.
             RunFolderError: the embeddings are not there.
         """
-        labels = self._journal.state.labels
-        rows = self.embeddings.rows[labels[self.embeddings.rows] == cluster]
+        state = self._journal.state
+        if cluster not in state.active:
+            raise ConfigError("there is no such cluster")
+        rows = self.embeddings.rows[state.labels[self.embeddings.rows] == cluster]
         if len(rows) < 2:
             raise ConfigError(f"cluster {cluster} has {counted(len(rows), 'different image')}: two are needed")
         leaving, score = halves(self.embeddings.of(self.embeddings.index[rows]))
@@ -171,8 +174,10 @@ class Session:
             SourceError: the images are not there, or none is in a cluster.
             RunFolderError: there is such an export already, or it cannot be written.
         """
-        if kind in LAYOUTS and LAYOUTS[kind].images and self._source is None:
+        if choose(LAYOUTS, kind, "kind of export").images and self._source is None:
             raise SourceError(f"there are no images to export ({self._missing})")
+        if not name.strip():
+            raise ConfigError("the export needs a name")
         (safe,) = safe_names([name], [""])
         target = self._run / FOLDER / EXPORTS / safe
         with self._exporting:
