@@ -4,6 +4,8 @@
 /** What the server said was wrong with a request. */
 class Refused extends Error {}
 
+let goneAt = Infinity; // when the server was found gone, in ms of the page
+
 const api = {
   get: (path, options) => answered(path, options),
   post: (path, body = {}) =>
@@ -12,6 +14,7 @@ const api = {
 
 /** The response to a request. Raises `Refused` with one line; shows the banner where the server is gone. */
 async function reached(path, options = {}) {
+  const begun = performance.now();
   let response = null;
   try {
     response = await fetch(path, options);
@@ -20,7 +23,10 @@ async function reached(path, options = {}) {
     showGone();
     throw new Refused('The review has stopped: nothing was changed.');
   }
-  byId('banner').hidden = !byId('banner').dataset.kept;
+  if (begun > goneAt) {
+    byId('banner').hidden = true;
+    goneAt = Infinity;
+  }
   if (response.ok) return response;
   const told = await response.json().catch(() => ({}));
   throw new Refused(told.error ?? `The server answered ${response.status}.`);
@@ -40,6 +46,6 @@ function showGone() {
       make('code', { textContent: store.run?.command ?? 'spiceclust review RUN' })),
     retry,
   );
-  delete banner.dataset.kept;
   banner.hidden = false;
+  goneAt = performance.now();
 }

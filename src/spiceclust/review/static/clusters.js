@@ -51,7 +51,7 @@ class ClusterList {
     return entry;
   }
 
-  /** Marks the cluster that is shown; `null` where what is shown is none. */
+  /** Marks the cluster that is shown; `undefined` where what is shown is none. */
   mark(cluster) {
     this.chosen = cluster;
     for (const entry of this.list.querySelectorAll('.entry')) {
@@ -59,7 +59,7 @@ class ClusterList {
       entry.setAttribute('aria-current', String(current));
       entry.tabIndex = current ? 0 : -1;
     }
-    if (cluster === null && this.list.querySelector('.entry')) this.list.querySelector('.entry').tabIndex = 0;
+    if (cluster === undefined && this.list.querySelector('.entry')) this.list.querySelector('.entry').tabIndex = 0;
     this.list.querySelector('[aria-current="true"]')?.scrollIntoView({ block: 'nearest' });
   }
 }

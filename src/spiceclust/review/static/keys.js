@@ -4,7 +4,7 @@
 function keyInPage(event) {
   if (event.defaultPrevented || event.altKey || dialogIsOpen() || !store.run) return;
   const control = event.ctrlKey || event.metaKey;
-  const typing = event.target.matches('input[type=text], textarea, select');
+  const typing = event.target.matches?.('input[type=text], textarea, select');
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   if (typing && !control) return;
   if (control) {

@@ -14,9 +14,9 @@ function showCluster(cluster) {
 /** Shows images that are no cluster: those like one, or a selection of the map. */
 function showRows(rows, title, selected = false) {
   const back = view.cluster ?? view.back;
-  Object.assign(view, { cluster: null, rows, title, back });
+  Object.assign(view, { cluster: undefined, rows, title, back });
   grid.show(rowsInView(), { select: selected ? rows : [] });
-  afterShowing(null);
+  afterShowing();
   if (byId('plane').hidden) grid.element.focus();
 }
 
@@ -79,7 +79,6 @@ function showOverview() {
   byId('source').append(named(run.source));
   if (!run.missing) return;
   byId('banner').replaceChildren(make('p', {}, make('strong', { textContent: 'No pictures: ' }), named(run.missing)));
-  byId('banner').dataset.kept = 'true';
   byId('banner').hidden = false;
 }
 
