@@ -15,7 +15,9 @@ import pytest
 from PIL import Image
 
 from spiceclust.cli import main
+from spiceclust.locks import locked_beside
 from spiceclust.manifest import write_manifest
+from spiceclust.progress import Silent
 from spiceclust.result import Result
 from synthetic import shapes
 from test_pipeline import TINY, contents
@@ -200,6 +202,14 @@ def test_labels_that_cannot_belong_to_the_run_are_refused(
     assert "lie in no folders" in evaluate(arrays, "folders")
     assert "cannot be read as arrays" in evaluate(arrays, f"{tmp_path}/bad.npz")
     assert "1797 labels and the run 30 images" in evaluate(arrays, "digits")
+
+
+def test_two_predictions_into_one_table_are_refused(place: Path, tmp_path: Path) -> None:
+    with locked_beside(tmp_path / "new.csv", Silent()):
+        done = command(place, "predict", "run", "photos", "--out", str(tmp_path / "new.csv"))
+    assert done.returncode == 2
+    assert "new.csv is being written by process" in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_predict_leaves_out_a_run_inside_the_source(place: Path, tmp_path: Path) -> None:

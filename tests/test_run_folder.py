@@ -16,10 +16,11 @@ from spiceclust import pipeline
 from spiceclust.config import make_request
 from spiceclust.data.sources import open_source
 from spiceclust.errors import RunFolderError
+from spiceclust.locks import locked
 from spiceclust.outputs.evaluate import evaluate, write_scores
 from spiceclust.progress import Silent
 from spiceclust.result import Result
-from spiceclust.run_folder import locked, look_at, sweep
+from spiceclust.run_folder import look_at, sweep
 
 # Holds the lock of the folder that is named until it is told to go on.
 HOLD = """
@@ -27,7 +28,7 @@ import sys
 from pathlib import Path
 from spiceclust.errors import RunFolderError
 from spiceclust.progress import Silent
-from spiceclust.run_folder import locked
+from spiceclust.locks import locked
 sys.stdin.readline()
 try:
     with locked(Path(sys.argv[1]), Silent()):

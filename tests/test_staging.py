@@ -62,6 +62,16 @@ def test_an_error_before_anything_is_written_leaves_nothing(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
+def test_two_calls_at_once_for_one_folder_are_refused(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "new", ABOUT) as folder:
+        (folder / "a.txt").write_text("a")
+        with pytest.raises(RunFolderError, match=r"new is being written by process \d+"):
+            fill(tmp_path / "new")
+        assert (folder / "a.txt").read_text() == "a"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new"]
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["a.txt", "export.json"]
+
+
 @pytest.mark.parametrize("name", ["a\0b", "x" * 250, "x" * 400])
 def test_names_that_no_file_system_takes_are_one_line(name: str, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()

@@ -127,8 +127,10 @@ def draw(rng: np.random.Generator, port: int, token: str) -> Request:
         )
         enters = begin == token
     query = "&".join(f"{pick(NAMES)}={pick(VALUES)}" for _ in range(int(rng.integers(0, 4))))
-    if rarely(0.5):
-        query = f"row={pick(VALUES)}&rows={pick(VALUES)}&start={pick(VALUES)}&stop={pick(VALUES)}&" + query
+    if rarely(0.4):
+        query = "&".join(f"{name}={pick(VALUES)}" for name in NAMES[:6])
+    elif rarely(0.6):
+        query = f"rows=3,{rng.integers(45)}&row={rng.integers(45)}&start=0&stop={rng.integers(50)}"
     target = f"/{begin}/{path}" + (f"?{query}" if query else "")
     hosts = [f"127.0.0.1:{port}"]
     if rarely(0.1):
@@ -157,20 +159,20 @@ def draw(rng: np.random.Generator, port: int, token: str) -> Request:
 
 
 def _object(rng: np.random.Generator) -> bytes:
-    """Half of the time what a page might send, or nearly so."""
-    names = SENSIBLE[int(rng.integers(len(SENSIBLE)))] if rng.random() < 0.5 else rng.permutation(FIELDS)[:4].tolist()
+    """What a page might send, or nearly so, more often than not."""
+    names = SENSIBLE[int(rng.integers(len(SENSIBLE)))] if rng.random() < 0.7 else rng.permutation(FIELDS)[:4].tolist()
     content: dict[str, Any] = {}
     for name in names:
         if "=" in name:
             name, _, value = name.partition("=")
             content[name] = value
         elif name in ("rows", "clusters"):
-            content[name] = rng.integers(0, 45 if name == "rows" else 4, 1 + int(rng.integers(3))).tolist()
+            content[name] = rng.integers(0, 42 if name == "rows" else 4, 1 + int(rng.integers(3))).tolist()
         elif name == "answers":
             content[name] = [{"row": int(rng.integers(0, 45)), "cluster": int(rng.integers(-2, 4))} for _ in range(3)]
         else:
             content[name] = f"name {rng.integers(100)}" if name == "name" else int(rng.integers(0, 4))
-        if rng.random() < 0.1 or len(names) == 4:
+        if rng.random() < 0.05 or len(names) == 4:
             content[name] = THINGS[int(rng.integers(len(THINGS)))]
     return json.dumps(content).encode()
 

@@ -93,10 +93,10 @@ def fit(
     )
     from spiceclust import pipeline
     from spiceclust.data.sources import open_source
+    from spiceclust.locks import locked
     from spiceclust.outputs.contact_sheet import write_contact_sheet
     from spiceclust.outputs.report.page import write_report
     from spiceclust.progress import for_stderr
-    from spiceclust.run_folder import locked
 
     images, progress = open_source(source, exclude=[out], workers=workers), for_stderr()
     result = pipeline.fit(images, request, out, device=device, progress=progress, compile=compile)
@@ -123,12 +123,15 @@ def predict(
     check_table_path(out)
     from spiceclust import prediction
     from spiceclust.data.vectors import open_inputs
+    from spiceclust.locks import locked_beside
     from spiceclust.progress import for_stderr
 
     model, images = prediction.open_model(run, device), open_inputs(source, exclude=[run, out, parts_folder(out)])
     prediction.check_inputs(model, images)  # before the table's parts have a folder
-    table = Table(out, prediction.key_of(model, images))
-    rate = prediction.fill(table, model, images, for_stderr())
+    progress = for_stderr()
+    with locked_beside(out, progress):
+        table = Table(out, prediction.key_of(model, images))
+        rate = prediction.fill(table, model, images, progress)
     print(f"{table.rows} images in {out}, {len(images) - table.rows} could not be read; {rate:,.0f} images/s")
 
 

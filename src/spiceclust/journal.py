@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from spiceclust.corrections import Action, State, action_of, applied, first_state, kept
 from spiceclust.errors import ConfigError, NewerFormatError, RunFolderError
 from spiceclust.files import sha256_file, sha256_json, sync_folder, write_bytes
+from spiceclust.locks import locked
 from spiceclust.progress import Progress
 from spiceclust.result import ARRAYS, Result
-from spiceclust.run_folder import locked
 
 FOLDER: Final = "review"  # in a run, for all that belongs to corrections
 LOG: Final = "corrections.jsonl"
@@ -202,10 +202,12 @@ def _checked(path: Path, number: int, line: bytes) -> dict[str, Any]:
         raise RunFolderError(f"{path} is damaged (line {number} is no sealed JSON object): {WAY_OUT}") from None
     if checksum != sha256_json(content):
         raise RunFolderError(f"{path} is damaged (the checksum of line {number} is another): {WAY_OUT}")
-    if number == 1 and content.get("format") != FORMAT:
-        raise NewerFormatError(
-            f"{path} has format {content.get('format')}, this version reads {FORMAT}: update spiceclust"
-        )
+    if number == 1:
+        found = content.get("format")
+        if not isinstance(found, int):
+            raise RunFolderError(f"{path} is damaged (its first line is missing): {WAY_OUT}")
+        if found > FORMAT:
+            raise NewerFormatError(f"{path} has format {found}, this version reads {FORMAT}: update spiceclust")
     return dict(content)
 
 

@@ -28,13 +28,14 @@ from spiceclust.facts import facts_of, say_start, why_these_views
 from spiceclust.files import sha256_json
 from spiceclust.functional.plane import place_in_plane
 from spiceclust.given import NOTHING, Given, Own, open_encoder, open_views
+from spiceclust.locks import locked
 from spiceclust.manifest import write_manifest
 from spiceclust.models.encoders import Encoder
 from spiceclust.models.heads import Classifier, build_head
 from spiceclust.outcome import result_of
 from spiceclust.progress import Progress, Silent, clock
 from spiceclust.result import Result
-from spiceclust.run_folder import locked, look_at, refuse_differences, sweep, write_record
+from spiceclust.run_folder import look_at, refuse_differences, sweep, write_record
 from spiceclust.shipped import VERSION, save_model
 from spiceclust.stages import calibrate, confident, embed, graph_label, guard, pretrain, scan, select, self_label, semi
 from spiceclust.training import collapse

@@ -1,28 +1,19 @@
-"""Whether a folder can hold a run: what lies there already, whether it is the same run, and who else writes there."""
+"""Whether a folder can hold a run: what lies there already, and whether it is the same run."""
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
-import platform
 import shutil
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
-from datetime import datetime
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
 
 from spiceclust.errors import RunFolderError
 from spiceclust.files import DAMAGED, UNFINISHED, read_sealed, reason, write_sealed
-from spiceclust.progress import Progress
+from spiceclust.locks import LOCK
 
 RECORD: Final = "run.json"
 FORMAT: Final = 1  # of run.json, and of metrics.json beside it
-LOCK: Final = ".lock"
-NO_LOCKS: Final = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)  # what systems without locks answer
-TRIES: Final = 100  # to get hold of a lock that others make and remove
-_held: set[int] = set()  # open files of this process that hold locks
 
 
 def look_at(folder: Path, shared: Collection[str]) -> dict[str, Any] | None:
@@ -82,90 +73,6 @@ def sweep(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
-
-
-@contextmanager
-def locked(folder: Path, progress: Progress) -> Iterator[None]:
-    """Keeps other processes and threads from writing into a run folder, which is made if it is not there.
-
-    The lock goes with the process, however that ends. A folder into which nothing came is gone afterwards. Where the
-    file system has no locks, that is said and nothing is kept out.
-
-    Raises:
-        RunFolderError: at once, if another holds it; or the folder cannot be made or written.
-    """
-    made = [place for place in (folder, *folder.absolute().parents) if not os.path.exists(place)]
-    try:
-        handle = _lock(folder, progress)
-        try:
-            _sign(handle, folder)
-            yield
-        finally:
-            if handle in _held:
-                (folder / LOCK).unlink(missing_ok=True)  # before it is let go, or it might be another's
-                _held.remove(handle)
-                os.close(handle)
-    finally:
-        for place in made:
-            with suppress(OSError):  # not empty
-                place.rmdir()
-
-
-def _lock(folder: Path, progress: Progress) -> int:
-    """The open file that holds the lock."""
-    for _ in range(TRIES):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-        except FileNotFoundError:  # the folder, into which nothing came, has just been removed
-            continue
-        except OSError as error:
-            raise _unwritable(folder, error) from None
-        try:
-            _claim(handle, folder, progress)
-            if os.path.exists(folder / LOCK) and os.path.samestat(os.fstat(handle), os.stat(folder / LOCK)):
-                _held.add(handle)
-                return handle
-        finally:
-            if handle not in _held:
-                os.close(handle)  # another's, or of a file that its last holder has just removed
-    raise RunFolderError(f"{folder} is made and removed by others all the time: choose another folder")
-
-
-def _sign(handle: int, folder: Path) -> None:
-    """Writes into the lock whose it is, for those who find it taken."""
-    note = f"process {os.getpid()} on {platform.node()} since {datetime.now().isoformat(' ', 'seconds')}"
-    try:
-        os.ftruncate(handle, 0)
-        os.write(handle, note.encode())
-    except OSError as error:
-        raise _unwritable(folder, error) from None
-
-
-def _unwritable(folder: Path, error: OSError) -> RunFolderError:
-    return RunFolderError(f"{folder} cannot be made or written ({error.strerror}): choose another folder")
-
-
-def _claim(handle: int, folder: Path, progress: Progress) -> None:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.read(handle, 500).decode(errors="replace") or "another process"
-        raise RunFolderError(f"{folder} is being written by {holder}: wait for it, or choose another folder") from None
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise _unwritable(folder, error) from None
-        progress.say(f"{folder} is on a file system without locks: let no other process write there meanwhile")
-
-
-def _let_go() -> None:
-    """In a child that was forked: the lock is its parent's, and must not outlive it here."""
-    for handle in _held:
-        os.close(handle)
-    _held.clear()
-
-
-os.register_at_fork(after_in_child=_let_go)
 
 
 def refuse_differences(

@@ -13,12 +13,14 @@ from typing import Any, Final
 
 from spiceclust.errors import RunFolderError
 from spiceclust.files import UNFINISHED, read_json, reason, sync_folder, write_json
+from spiceclust.locks import locked_beside
+from spiceclust.progress import Progress, Silent
 
 ABOUT: Final = "export.json"  # what the folder holds; until it is whole, the proof that it is ours
 
 
 @contextmanager
-def new_folder(target: Path, about: dict[str, Any]) -> Iterator[Path]:
+def new_folder(target: Path, about: dict[str, Any], progress: Progress | None = None) -> Iterator[Path]:
     """Gives a folder to write into, which becomes `target` when the block ends without an error.
 
     After an interruption it stays where it is, and the next call with the same `about` is given it as it was left; one
@@ -27,12 +29,19 @@ def new_folder(target: Path, about: dict[str, Any]) -> Iterator[Path]:
     Args:
         target: a folder that is empty or not there; the folders above it are made.
         about: JSON values that say what the folder will hold.
+        progress: told where the file system has no locks.
 
     Raises:
-        RunFolderError: `target` holds something, or it cannot be made there.
+        RunFolderError: `target` holds something, it cannot be made there, or another process is making it.
     """
     refuse_full(target)
     target = Path(os.path.realpath(target))
+    with locked_beside(target, progress or Silent()), _growing(target, about) as growing:
+        yield growing
+
+
+@contextmanager
+def _growing(target: Path, about: dict[str, Any]) -> Iterator[Path]:
     growing = target.parent / f"{UNFINISHED}{target.name}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

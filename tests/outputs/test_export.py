@@ -173,7 +173,7 @@ def test_imagefolder_opens_in_datasets(result: Result, photos: Path, tmp_path: P
 def test_csv_is_a_line_for_each_image(result: Result, tmp_path: Path) -> None:
     done = export_images(result, tmp_path / "out", "csv")
     lines = table(tmp_path / "out/clusters.csv")
-    assert list(lines[0]) == ["path", "cluster", "confidence", "reliable", "status"]
+    assert list(lines[0]) == ["path", "cluster", "confidence", "reliable", "status", "cluster_name"]
     assert {line["path"]: int(line["cluster"]) for line in lines} == {**PICTURES, "z/copy.jpg": 0}
     assert sum(line["reliable"] == "false" for line in lines) == 1
     assert done.left_out == [("notes.txt", "not an image in a supported format")]

@@ -21,6 +21,7 @@ import spiceclust
 from pictures import picture
 from spiceclust.data.sources import open_source
 from spiceclust.errors import RunFolderError, SourceError
+from spiceclust.locks import locked
 from spiceclust.manifest import write_manifest
 from spiceclust.outputs.evaluate import evaluate, write_scores
 from spiceclust.outputs.report import atlas
@@ -30,7 +31,6 @@ from spiceclust.outputs.report.page import SCRIPTS, STYLES, json_for_html, page,
 from spiceclust.outputs.report.story import choices, curves, heads, scores, truth
 from spiceclust.progress import Silent
 from spiceclust.result import Result
-from spiceclust.run_folder import locked
 
 MakeResult = Callable[..., Result]
 

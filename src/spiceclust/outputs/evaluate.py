@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from spiceclust.data.benchmarks import BENCHMARKS
 from spiceclust.errors import RunFolderError, SourceError
 from spiceclust.functional.metrics import Scores, Trust, rightly_clustered, score_clusters, score_trust
+from spiceclust.locks import locked
 from spiceclust.outputs.benchmark_labels import LABELS, benchmark_labels
 from spiceclust.progress import Silent
 from spiceclust.result import Result, write_metrics
-from spiceclust.run_folder import locked
 
 
 def evaluate(result: Result, truth: Mapping[str, str]) -> tuple[Scores, Trust]:

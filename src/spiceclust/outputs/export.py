@@ -97,7 +97,7 @@ def export_images(
         if link != "copy" and not isinstance(source, Files):
             raise ConfigError(f"link={link!r} is for images in files of their own, not for {source.description}")
         entries, places = _planned(result, entries, layout.images, source)
-    with new_folder(target, about) as folder:
+    with new_folder(target, about, progress) as folder:
         if layout.images and source is not None:
             bad = _place(folder, entries, places, source, link, progress or Silent())
             left_out.update(bad)

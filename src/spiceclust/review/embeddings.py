@@ -106,10 +106,11 @@ class Embeddings:
                 return
             try:
                 done = read_sealed(self._folder / "done.json", FORMAT, lambda content: content.get("format") == 1)
-                if done["sha256"][TENSORS] != sha256_file(self._folder / TENSORS):
-                    raise _missing(self._folder, f"{TENSORS} is damaged")
-            except (OSError, KeyError, TypeError) as error:
+                whole = done["sha256"][TENSORS] == sha256_file(self._folder / TENSORS)
+            except (RunFolderError, OSError, KeyError, TypeError) as error:
                 raise _missing(self._folder, str(error)) from None
+            if not whole:
+                raise _missing(self._folder, f"{TENSORS} is damaged")
             self._whole = True
 
 

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from spiceclust.errors import ConfigError
+from spiceclust.errors import ConfigError, SourceError
 from spiceclust.review.answers import Body, Json
 from spiceclust.review.pictures import Pictures
 from spiceclust.review.session import Session
@@ -109,7 +109,10 @@ def tiles(
 @router.get("/picture")
 def picture(session: TheSession, pictures: ThePictures, row: Row) -> Response:
     """One image, up to 512 pixels."""
-    found = pictures.picture(session.readable(row))
+    try:
+        found = pictures.picture(session.readable(row))
+    except SourceError as error:
+        raise HTTPException(404, str(error)) from None
     return Response(found.content, media_type=found.media_type, headers=KEPT)
 
 

@@ -219,7 +219,11 @@ def told(action: Action) -> str:
     """An action in words, for the buttons that take it back."""
     match action:
         case Name(cluster=cluster, name=name):
-            return f"name cluster {cluster} {name!r}" if name else f"take the name of cluster {cluster} away"
+            return (
+                f'name cluster {cluster} "{name.strip()}"'
+                if name.strip()
+                else f"take the name of cluster {cluster} away"
+            )
         case Merge(clusters=clusters, into=into):
             return f"merge {', '.join(map(str, clusters[:5]))}{', ...' if clusters[5:] else ''} into {into}"
         case Split(cluster=cluster, rows=rows):

@@ -21,13 +21,13 @@ import numpy as np
 from spiceclust.data.sources import Source
 from spiceclust.data.wording import printable
 from spiceclust.files import write_text
+from spiceclust.locks import locked
 from spiceclust.outputs.packing import STEPS, base64_of, fitted, packed
 from spiceclust.outputs.report.atlas import COLUMNS, PER_ATLAS, Tiles, draw_tiles
 from spiceclust.outputs.report.cards import Card, cards_of, runners_up
 from spiceclust.outputs.report.story import choices, curves, heads, scores, truth
 from spiceclust.progress import Progress, Silent
 from spiceclust.result import Result
-from spiceclust.run_folder import locked
 
 STYLES: Final = ("base.css", "page.css")
 SCRIPTS: Final = (
