@@ -2,6 +2,7 @@
 // A grid of images of any number: what is in view is in the page, and pictures are asked for where it scrolls.
 
 const GAP = 4;
+const SETTLED = 100; // ms that images are in view before their pictures are asked for: not while it flies past
 const TALLEST = 12e6; // pixels that a browser scrolls through with ease; a taller grid scrolls faster than it shows
 
 class ImageGrid {
@@ -20,6 +21,7 @@ class ImageGrid {
     this.cells = new Map(); // place -> element
     this.spare = [];
     this.pending = new Map(); // block -> AbortController
+    this.nearSince = new Map(); // block -> ms
     this.failed = new Set(); // blocks
     this.tall = make('div', { className: 'tall-inside', role: 'presentation' });
     this.element = make('div', { className: 'grid', tabIndex: 0, role: 'listbox' }, this.tall);
@@ -68,6 +70,7 @@ class ImageGrid {
     this.element.classList.toggle('empty', !this.rows.length);
     for (const place of this.cells.keys()) this.release(place);
     this.draw();
+    this.fetchNear(0);
   }
 
   later() {
@@ -157,8 +160,8 @@ class ImageGrid {
 
   // Pictures
 
-  /** Asks for the sheets around what is in view, those in view first, and gives up those that were scrolled past. */
-  fetchNear() {
+  /** Asks for the sheets around what is in view, those in view first, once they stay there; gives up those that do not. */
+  fetchNear(wait = SETTLED) {
     if (store.run.missing || !this.rows.length || !this.height) return;
     const per = sheets.perSheet(this.side);
     const [first, end] = this.places();
@@ -173,7 +176,13 @@ class ImageGrid {
       control.abort();
       this.pending.delete(block);
     }
-    for (const block of near) if (!this.pending.has(block) && !this.failed.has(block)) this.fetch(block, per);
+    const now = performance.now();
+    for (const block of this.nearSince.keys()) if (!near.has(block)) this.nearSince.delete(block);
+    for (const block of near) {
+      if (!this.nearSince.has(block)) this.nearSince.set(block, now);
+      if (now - this.nearSince.get(block) < wait) this.again ??= setTimeout(() => { this.again = null; this.fetchNear(); }, SETTLED);
+      else if (!this.pending.has(block) && !this.failed.has(block)) this.fetch(block, per);
+    }
   }
 
   async fetch(block, per) {

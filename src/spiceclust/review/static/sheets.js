@@ -22,9 +22,9 @@ class Sheets {
     return SIDES.find((side) => side >= pixels * 0.75) ?? SIDES.at(-1);
   }
 
-  /** How many pictures a sheet of this side holds. */
+  /** How many pictures a sheet of this side holds: large ones come in smaller parts, so that the first are soon there. */
   perSheet(side) {
-    return side > 128 ? 64 : 256;
+    return { 128: 64, 256: 32 }[side] ?? 256;
   }
 
   has(row, side) {
