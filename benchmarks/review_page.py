@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from _review.runs import make_run, rows_of, served
+from numpy.typing import NDArray
 
 from spiceclust.data.sources import open_source
 
@@ -87,10 +87,10 @@ def opened(page: Page, url: str) -> tuple[float, float]:
     return painted, time.perf_counter() - begun
 
 
-FILLED = "[...grid.cells.values()].slice(0, 40).every(cell => !cell.firstChild.classList.contains('none'))"
+FILLED = "[...grid.cells.values()].slice(0, 40).every(cell => !cell.firstChild.hidden)"
 IN_VIEW_FILLED = """
 (([from, to]) => [...grid.cells].every(([place, cell]) =>
-  place < from || place >= to || !cell.firstChild.classList.contains('none')))(grid.places())
+  place < from || place >= to || !cell.firstChild.hidden))(grid.places())
 """
 
 

@@ -117,7 +117,7 @@ def review(browser: Page, tmp_path: Path) -> Iterator[Review]:
 
 def drawn(page: Page, place: int) -> list[int]:
     """The colour in the middle of a picture of the grid."""
-    page.until(f"grid.cells.get({place}) && !grid.cells.get({place}).firstChild.classList.contains('none')")
+    page.until(f"grid.cells.get({place}) && !grid.cells.get({place}).firstChild.hidden")
     canvas = f"grid.cells.get({place}).firstChild"
     return list(page.js(f"[...{canvas}.getContext('2d').getImageData({canvas}.width / 2, 9, 1, 1).data].slice(0, 3)"))
 
@@ -135,7 +135,7 @@ def test_it_shows_the_clusters_and_the_images_of_one(review: Review) -> None:
     assert numbers == [N - 1, *sizes]
     assert page.js("document.querySelector('#view-title').textContent") == "Cluster 0"
     assert sorted(review.rows()) == [row for row, label in enumerate(labels) if label == 0]
-    confidence = page.js("[...grid.rows].map(row => 2 * store.reliable[row] + store.confidence[row])")
+    confidence = page.js("[...grid.rows].map(row => 2 * store.reliable[row] + store.confidence(row))")
     assert confidence == sorted(confidence)
     for place in (0, 3):
         np.testing.assert_allclose(drawn(page, place), colour_of(review, review.rows()[place]), atol=12)
@@ -147,6 +147,7 @@ def test_it_shows_the_clusters_and_the_images_of_one(review: Review) -> None:
 
 def test_every_control_has_a_name(review: Review) -> None:
     page = review.page
+    page.until("[...grid.cells.values()].every(cell => cell.hasAttribute('aria-label'))")
     tree = page.send("Accessibility.getFullAXTree")["nodes"]
     controls = {"button", "listbox", "option", "combobox", "slider", "textbox", "link", "toolbar", "navigation"}
     nameless = [

@@ -3,8 +3,9 @@
 
 /** Both axes of the map, in [0, 1], of positions that are x and y in turn, in 65535ths. */
 function axesOf(positions) {
-  const axis = (first) => Float32Array.from({ length: positions.length / 2 }, (_, i) => positions[2 * i + first] / 65535);
-  return { x: axis(0), y: axis(1) };
+  const [x, y] = [new Float32Array(positions.length / 2), new Float32Array(positions.length / 2)];
+  for (let i = 0; i < x.length; i++) [x[i], y[i]] = [positions[2 * i] / 65535, positions[2 * i + 1] / 65535];
+  return { x, y };
 }
 
 class MapStage {

@@ -2,7 +2,7 @@
 // A grid of images of any number: what is in view is in the page, and pictures are asked for where it scrolls.
 
 const GAP = 4;
-const SETTLED = 100; // ms that images are in view before their pictures are asked for: not while it flies past
+const SETTLED = 150; // ms that images are in view before their pictures are asked for: not while they fly past
 const TALLEST = 12e6; // pixels that a browser scrolls through with ease; a taller grid scrolls faster than it shows
 
 class ImageGrid {
@@ -18,6 +18,7 @@ class ImageGrid {
     this.selected = new Set(); // rows
     this.cursor = 0; // a place in `rows`
     this.anchor = 0;
+    this.real = 0; // how far down it is
     this.cells = new Map(); // place -> element
     this.spare = [];
     this.pending = new Map(); // block -> AbortController
@@ -90,20 +91,25 @@ class ImageGrid {
 
   /** The first and the last place in view, with some lines around it. */
   places(around = 0) {
-    const { real } = this.offset();
+    const { real } = this;
     const first = Math.max(0, Math.floor(real / this.pitch) - around) * this.columns;
     const last = (Math.ceil((real + this.height) / this.pitch) + around) * this.columns;
     return [first, Math.min(this.rows.length, last)];
   }
 
   draw() {
+    const { real, shift } = this.offset();
+    this.real = real;
     const [first, end] = this.places(2);
-    const { shift } = this.offset();
     for (const place of this.cells.keys()) if (place < first || place >= end) this.release(place);
     for (let place = first; place < end; place++) {
       const cell = this.cells.get(place) ?? this.fill(place);
-      cell.style.transform = `translate(${GAP + (place % this.columns) * this.pitch}px, ${GAP + Math.floor(place / this.columns) * this.pitch + shift}px)`;
+      const top = GAP + Math.floor(place / this.columns) * this.pitch + shift;
+      if (cell.top === top && cell.at === place) continue;
+      Object.assign(cell, { top, at: place });
+      cell.style.transform = `translate(${GAP + (place % this.columns) * this.pitch}px, ${top}px)`;
     }
+    for (const cell of this.spare) cell.hidden = true;
     this.pointOut();
     this.fetchNear();
   }
@@ -111,28 +117,27 @@ class ImageGrid {
   fill(place) {
     const cell = this.spare.pop() ?? makeCell();
     const row = this.rows[place];
-    const [canvas] = cell.children;
-    cell.id = `${this.element.id || 'grid'}-${place}`;
-    cell.dataset.place = place;
-    cell.title = '';
-    cell.style.width = cell.style.height = `${this.pitch - GAP}px`;
-    cell.setAttribute('aria-posinset', place + 1);
-    cell.setAttribute('aria-setsize', this.rows.length);
-    cell.hidden = false;
-    canvas.classList.toggle('none', !sheets.draw(canvas, row, this.side));
+    if (cell.hidden) cell.hidden = false;
     if (!cell.parentNode) this.tall.append(cell);
+    if (cell.size !== this.pitch) cell.style.width = cell.style.height = `${this.pitch - GAP}px`;
+    Object.assign(cell, { row, size: this.pitch, told: false });
+    cell.dataset.place = place;
     this.cells.set(place, cell);
+    this.picture(cell);
     this.mark(place, cell);
-    cell.lastChild.textContent = '';
     if (store.run.missing) tellName(cell, row);
     return cell;
   }
 
+  picture(cell) {
+    const [canvas] = cell.children;
+    const there = sheets.draw(canvas, cell.row, this.side);
+    if (there === canvas.hidden) canvas.hidden = !there;
+  }
+
   release(place) {
-    const cell = this.cells.get(place);
+    this.spare.push(this.cells.get(place));
     this.cells.delete(place);
-    cell.hidden = true;
-    this.spare.push(cell);
   }
 
   /** What each image in view is: selected, under the cursor, checked. */
@@ -142,20 +147,38 @@ class ImageGrid {
   }
 
   mark(place, cell) {
-    const row = this.rows[place];
-    const shown = this.told.swatches?.() && store.labels[row] >= 0;
-    cell.setAttribute('aria-selected', String(this.selected.has(row)));
-    cell.setAttribute('aria-label', describeRow(row));
-    cell.classList.toggle('cursor', place === this.cursor);
-    cell.classList.toggle('is-checked', Boolean(store.fixed[row]));
-    cell.classList.toggle('is-doubtful', !store.fixed[row] && !store.reliable[row]);
-    cell.children[1].className = shown ? `swatch c${colourOf(store.labels[row])}` : 'swatch gone';
+    const { row } = cell;
+    const label = this.told.swatches?.() ? store.labels[row] : NOT_READ;
+    const chosen = this.selected.has(row);
+    const state = store.fixed[row] ? 'is-checked' : store.reliable[row] ? '' : 'is-doubtful';
+    const kind = `cell ${state} ${place === this.cursor ? 'cursor' : ''}`;
+    if (cell.className !== kind) cell.className = kind;
+    if (cell.chosen !== chosen) cell.setAttribute('aria-selected', String(chosen));
+    cell.chosen = chosen;
+    const mark = label >= 0 ? `swatch c${colourOf(label)}` : 'swatch gone';
+    if (cell.children[1].className !== mark) cell.children[1].className = mark;
+    cell.told = false;
   }
 
-  /** Tells screen readers where the cursor is. */
+  /** Tells screen readers where the cursor is, and, once it stays so, what each image in view is. */
   pointOut() {
-    if (this.cells.has(this.cursor)) this.element.setAttribute('aria-activedescendant', this.cells.get(this.cursor).id);
-    else this.element.removeAttribute('aria-activedescendant');
+    const cell = this.cells.get(this.cursor);
+    if (cell) {
+      this.describe(this.cursor, cell);
+      this.element.setAttribute('aria-activedescendant', cell.id);
+    } else this.element.removeAttribute('aria-activedescendant');
+    clearTimeout(this.describing);
+    this.describing = setTimeout(() => this.cells.forEach((one, place) => this.describe(place, one)), SETTLED);
+  }
+
+  describe(place, cell) {
+    if (cell.told) return;
+    cell.told = true;
+    cell.id = `${this.element.id || 'grid'}-${place}`;
+    cell.title = '';
+    cell.setAttribute('aria-posinset', place + 1);
+    cell.setAttribute('aria-setsize', this.rows.length);
+    cell.setAttribute('aria-label', describeRow(cell.row));
   }
 
   // Pictures
@@ -166,10 +189,12 @@ class ImageGrid {
     const per = sheets.perSheet(this.side);
     const [first, end] = this.places();
     const reach = end - first;
-    const near = new Set();
-    for (const [from, to] of [[first, end], [end, end + reach], [first - reach, first]]) {
+    const near = new Map(); // block -> how long it should have been near
+    for (const [from, to, long] of [[first, end, 1], [end, end + reach, 2], [first - reach, first, 2]]) {
       const last = Math.min(to, this.rows.length) - 1;
-      for (let block = Math.floor(Math.max(0, from) / per); block <= Math.floor(last / per); block++) near.add(block);
+      for (let block = Math.floor(Math.max(0, from) / per); block <= Math.floor(last / per); block++) {
+        if (!near.has(block)) near.set(block, long * wait);
+      }
     }
     for (const [block, control] of this.pending) {
       if (near.has(block)) continue;
@@ -178,11 +203,13 @@ class ImageGrid {
     }
     const now = performance.now();
     for (const block of this.nearSince.keys()) if (!near.has(block)) this.nearSince.delete(block);
-    for (const block of near) {
+    let early = false;
+    for (const [block, long] of near) {
       if (!this.nearSince.has(block)) this.nearSince.set(block, now);
-      if (now - this.nearSince.get(block) < wait) this.again ??= setTimeout(() => { this.again = null; this.fetchNear(); }, SETTLED);
+      if (now - this.nearSince.get(block) < long) early = true;
       else if (!this.pending.has(block) && !this.failed.has(block)) this.fetch(block, per);
     }
+    if (early) this.again ??= setTimeout(() => { this.again = null; this.fetchNear(); }, SETTLED);
   }
 
   async fetch(block, per) {
@@ -200,9 +227,7 @@ class ImageGrid {
     if (this.pending.get(block) === control) this.pending.delete(block);
     if (control.signal.aborted || side !== this.side) return;
     for (const [place, cell] of this.cells) {
-      if (Math.floor(place / per) !== block) continue;
-      const [canvas] = cell.children;
-      if (canvas.classList.contains('none')) canvas.classList.toggle('none', !sheets.draw(canvas, this.rows[place], side));
+      if (Math.floor(place / per) === block && cell.firstChild.hidden) this.picture(cell);
     }
   }
 
@@ -237,22 +262,4 @@ class ImageGrid {
     this.markAll();
     this.told.changed?.();
   }
-}
-
-function makeCell() {
-  return make('div', { className: 'cell', role: 'option' },
-    make('canvas', { width: 1, height: 1, className: 'picture', 'aria-hidden': 'true' }), make('span', {}),
-    make('span', { className: 'name', 'aria-hidden': 'true' }));
-}
-
-function describeRow(row) {
-  const checked = store.fixed[row] ? 'checked' : store.reliable[row] ? 'reliable' : 'doubtful';
-  return `image ${row}, ${store.nameOf(store.labels[row])}, ${checked}, confidence ${store.confidence[row].toFixed(2)}`;
-}
-
-/** The name of a file in the place of its picture. */
-async function tellName(cell, row) {
-  const { place } = cell.dataset;
-  const path = await store.path(row);
-  if (cell.dataset.place === place) cell.lastChild.replaceChildren(named(path.split('/').pop()));
 }

@@ -55,3 +55,21 @@ function roving(list, selector, across = false) {
     if (own) for (const one of list.querySelectorAll(selector)) one.tabIndex = one === own ? 0 : -1;
   });
 }
+
+/** An empty cell of a grid: its picture, the mark of its cluster, and the name that stands there without a picture. */
+function makeCell() {
+  return make('div', { className: 'cell', role: 'option' },
+    make('canvas', { width: 1, height: 1, className: 'picture', 'aria-hidden': 'true', hidden: true }), make('span', {}),
+    make('span', { className: 'name', 'aria-hidden': 'true' }));
+}
+
+function describeRow(row) {
+  const checked = store.fixed[row] ? 'checked' : store.reliable[row] ? 'reliable' : 'doubtful';
+  return `image ${row}, ${store.nameOf(store.labels[row])}, ${checked}, confidence ${store.confidence(row).toFixed(2)}`;
+}
+
+/** The name of a file in the place of its picture. */
+async function tellName(cell, row) {
+  const path = await store.path(row);
+  if (cell.row === row) cell.lastChild.replaceChildren(named(path.split('/').pop()));
+}

@@ -56,7 +56,7 @@ async function tellPoint(point, x, y) {
   stage.tip.hidden = point < 0;
   if (point < 0) return;
   const row = plane.rows[point];
-  const facts = `${store.nameOf(store.labels[row])} · confidence ${store.confidence[row].toFixed(2)}`;
+  const facts = `${store.nameOf(store.labels[row])} · confidence ${store.confidence(row).toFixed(2)}`;
   if (plane.told !== row) {
     plane.told = row;
     stage.tip.firstChild.replaceWith(sheets.thumb(row, 128));

@@ -37,7 +37,6 @@ class Sheets {
     if (!place) return false;
     if (canvas.width !== side) canvas.width = canvas.height = side;
     const context = canvas.getContext('2d');
-    context.clearRect(0, 0, side, side);
     context.drawImage(place.sheet.image, place.x, place.y, side, side, 0, 0, side, side);
     return true;
   }

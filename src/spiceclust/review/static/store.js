@@ -5,6 +5,8 @@ const NOWHERE = -2; // the label of an image that belongs to no cluster
 const NOT_READ = -1; // and of one that could not be read
 const ALL = -3; // in the place of a cluster: every image
 const PAGE_OF_PATHS = 256;
+const STEPS = 65536; // of a confidence
+const ROWS = 2 ** 32; // more than a run has
 
 class Store extends EventTarget {
   constructor() {
@@ -15,9 +17,8 @@ class Store extends EventTarget {
 
   async open() {
     const [run, points, state] = await Promise.all([api.get('run'), api.get('points'), api.get('state')]);
-    const shares = (text) => Float32Array.from(unpack(text, Uint16Array), (value) => value / 65535);
     this.run = run;
-    this.confidence = shares(points.confidence);
+    this.certainty = unpack(points.confidence, Uint16Array);
     this.reliable = unpack(points.reliable, Uint8Array);
     this.runnersUp = unpack(points.runnersUp, Uint16Array);
     this.status = unpack(points.status, Uint8Array);
@@ -44,16 +45,18 @@ class Store extends EventTarget {
     this.checked = new Int32Array(nClusters);
     this.doubtful = new Int32Array(nClusters);
     this.nowhere = 0;
+    let unread = 0;
     for (let row = 0; row < labels.length; row++) {
       const label = labels[row];
       if (label === NOWHERE) this.nowhere++;
+      if (label === NOT_READ) unread++;
       if (label < 0) continue;
       this.sizes[label]++;
       if (fixed[row]) this.checked[label]++;
       else if (!reliable[row]) this.doubtful[label]++;
     }
     this.active = [...this.sizes.keys()].filter((cluster) => !(cluster in this.merged));
-    this.read = labels.reduce((sum, label) => sum + (label !== NOT_READ), 0);
+    this.read = labels.length - unread;
     this.typicals = new Map();
   }
 
@@ -62,9 +65,14 @@ class Store extends EventTarget {
     return this.positions && axesOf(this.positions);
   }
 
+  /** Where the clusters lie on the map, if that matters for their colours. */
   middles() {
-    const axes = this.axes();
+    const axes = this.nClusters > 10 && this.axes();
     return axes ? middlesOf({ ...axes, labels: this.labels }, this.nClusters) : Array(this.nClusters).fill(0);
+  }
+
+  confidence(row) {
+    return this.certainty[row] / (STEPS - 1);
   }
 
   nameOf(cluster) {
@@ -96,13 +104,18 @@ class Store extends EventTarget {
 
   /** Rows in an order: `doubt` what nobody checked and is least sure first, `typical` the surest first, `file` by number. */
   ordered(rows, order) {
-    const { confidence, fixed, reliable } = this;
-    if (order === 'file') return Int32Array.from(rows).sort();
-    const doubt = (row) => (fixed[row] ? 4 : 0) + (reliable[row] ? 2 : 0) + confidence[row];
-    const sure = (row) => -(reliable[row] ? 2 : 0) - confidence[row];
-    const rank = Float64Array.from(rows, order === 'doubt' ? doubt : sure);
-    const places = Uint32Array.from(rows, (_, k) => k).sort((a, b) => rank[a] - rank[b] || rows[a] - rows[b]);
-    return Int32Array.from(places, (k) => rows[k]);
+    const { certainty, fixed, reliable } = this;
+    const ranks = {
+      doubt: (row) => (fixed[row] * 4 + reliable[row] * 2) * STEPS + certainty[row],
+      typical: (row) => (1 - reliable[row]) * STEPS + STEPS - 1 - certainty[row],
+      file: () => 0,
+    };
+    const keys = new Float64Array(rows.length); // rank and row in one number: such arrays are sorted twenty times as fast
+    for (let k = 0; k < rows.length; k++) keys[k] = ranks[order](rows[k]) * ROWS + rows[k];
+    keys.sort();
+    const found = new Int32Array(rows.length);
+    for (let k = 0; k < rows.length; k++) found[k] = keys[k] % ROWS;
+    return found;
   }
 
   /** The images that stand for a cluster: up to `count` of the surest, no two of the same content. */
