@@ -42,16 +42,18 @@ function placeSelected(kind, to = null) {
   return inTurn(async () => {
     const rows = grid.chosen();
     if (!rows.length) return;
+    const before = grid.rows.indexOf(rows[0]);
     await place(kind, rows, to);
-    if (rows.length === 1) selectNext(grid, rows[0]);
+    if (rows.length === 1) selectNext(rows[0], before);
   });
 }
 
-function selectNext(shown, row) {
-  if (!shown.rows.length) return;
-  const stays = shown.rows[shown.cursor] === row;
-  moveTo(shown, Math.min(shown.rows.length - 1, shown.cursor + (stays ? 1 : 0)));
-  shown.reveal(shown.cursor);
+/** Selects the image after one that was at a place before it was put elsewhere, which may have left that place. */
+function selectNext(row, before) {
+  if (!grid.rows.length) return;
+  const stays = grid.rows[before] === row;
+  moveTo(grid, Math.max(0, Math.min(grid.rows.length - 1, before + (stays ? 1 : 0))));
+  grid.reveal(grid.cursor);
 }
 
 function moveSelected() {
@@ -63,8 +65,9 @@ function moveSelected() {
     without: here.size === 1 ? [...here] : [],
     first: likely,
     done: async (to) => {
+      const before = grid.rows.indexOf(rows[0]);
       await place('move', rows, to);
-      if (rows.length === 1) selectNext(grid, rows[0]);
+      if (rows.length === 1) selectNext(rows[0], before);
     },
   });
 }

@@ -37,13 +37,14 @@ class ImageGrid {
 
   /** Shows these rows, from the top; or, with `keep`, from where it is, with what is still there of the selection. */
   show(rows, { keep = false, select = [] } = {}) {
+    const place = keep ? rows.indexOf(this.rows[this.cursor]) : 0;
     this.rows = rows;
     this.abort();
     this.failed.clear();
     const chosen = keep ? this.selected : new Set(select);
     const here = new Set(rows);
     this.selected = new Set([...chosen].filter((row) => here.has(row)));
-    this.cursor = keep ? Math.max(0, Math.min(this.cursor, rows.length - 1)) : 0;
+    this.cursor = place >= 0 ? place : Math.max(0, Math.min(this.cursor, rows.length - 1));
     this.anchor = this.cursor;
     for (const place of this.cells.keys()) this.release(place);
     if (!keep) this.element.scrollTop = 0;

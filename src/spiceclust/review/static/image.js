@@ -75,17 +75,18 @@ function step(one, by) {
 /** Says where the image belongs, and goes on to the next one. */
 function placeOne(one, kind, to = null) {
   return inTurn(async () => {
+    const before = grid.rows.indexOf(one.row);
     await place(kind, [one.row], to);
-    afterPlacing(one);
+    afterPlacing(one, before);
   });
 }
 
-function afterPlacing(one) {
+function afterPlacing(one, before) {
   if (!grid.rows.length) {
     one.dialog.close();
     return;
   }
-  selectNext(grid, one.row);
+  selectNext(one.row, before);
   showImage(one, grid.rows[grid.cursor]);
 }
 
@@ -93,8 +94,9 @@ function moveOne(one) {
   chooseCluster({
     title: 'Move this image to', without: [store.labels[one.row]], first: [store.nextLikely(one.row)],
     done: async (to) => {
+      const before = grid.rows.indexOf(one.row);
       await place('move', [one.row], to);
-      afterPlacing(one);
+      afterPlacing(one, before);
     },
   });
 }
@@ -122,10 +124,15 @@ function toggleHeat(one) {
 async function drawHeat(one) {
   const { row, frame } = one;
   const note = one.holder.querySelector('.heat-note');
+  note.textContent = 'Looking…';
   try {
     const { side, values, cluster } = await api.get(`heat?row=${row}`);
     if (one.row !== row || !one.heat) return;
-    frame.append(heatOf(side, unpack(values, Uint8Array)));
+    const heat = heatOf(side, unpack(values, Uint8Array));
+    const { naturalWidth: width, naturalHeight: height } = frame.querySelector('img') ?? {};
+    heat.style.width = heat.style.height = `${(100 * Math.min(width, height)) / Math.max(width, height) || 100}%`; // the centre square
+    frame.querySelector('.heat')?.remove();
+    frame.append(heat);
     note.textContent = `In colour: what made the model choose ${store.nameOf(cluster)}.`;
   } catch (error) {
     if (one.row === row) note.textContent = error.message;

@@ -1,6 +1,8 @@
 'use strict';
 // "Review these": the images whose answer helps most, one by one; at the end, how pure the clusters are by the answers.
 
+const TYPICAL = 14; // images of a cluster that are shown beside the question
+
 async function askQuestions() {
   const found = await waitingFor('Review these', 'Looking for the images whose answer helps most…', () => api.get('questions'));
   if (!found) return;
@@ -25,6 +27,9 @@ async function askQuestions() {
     event.preventDefault(); // answers are not lost by one key
     endQuestions(asked);
   });
+  for (const cluster of new Set(asked.rows.flatMap((row) => [store.labels[row], store.nextLikely(row)]))) {
+    store.typical(cluster, TYPICAL).forEach((row) => sheets.thumb(row)); // they are there when they are asked about
+  }
   showQuestion(asked);
 }
 
@@ -57,7 +62,7 @@ function saidLine(said) {
 
 /** A cluster that the image may belong to, and what is typical of it. */
 function candidate(words, cluster, said) {
-  const typical = cluster === NOWHERE ? [] : store.typical(cluster, 14);
+  const typical = cluster === NOWHERE ? [] : store.typical(cluster, TYPICAL);
   const title = make('h4', {}, `${words} `, label(cluster), '?');
   return make('section', { className: `candidate ${said === cluster ? 'said' : ''}` }, title,
     make('div', { className: 'strip-row wide-strip' }, ...typical.map((row) => sheets.thumb(row))));
@@ -133,11 +138,12 @@ function setFoot(dialog, buttons) {
 const whole = (share) => `${Math.round(share * 100)}%`;
 
 /** How many images are where they belong, by the answers, with what is 95% sure. */
-function purityOf({ estimate, low, high, clusters }, answered) {
+function purityOf({ estimate, low, high, asked, clusters }, answered) {
   const found = [make('p', { className: 'quiet', textContent: `${counted(answered, 'answer')} taken.` })];
   if (estimate === null) return [...found, make('p', { textContent: 'There are too few answers to tell how pure the clusters are.' })];
-  found.push(make('p', { className: 'purity' }, make('strong', { textContent: whole(estimate) }),
-    make('span', { textContent: ` of the images are where they belong; between ${whole(low)} and ${whole(high)} with 95% certainty.` })));
+  const certain = `between ${whole(low)} and ${whole(high)} with 95% certainty, by ${counted(asked, 'answer')} to images that were drawn at random.`;
+  found.push(make('p', { className: 'purity' }, make('strong', { textContent: `About ${whole(estimate)}` }),
+    make('span', { textContent: ` of the images are where they belong: ${certain}` })));
   const lines = make('tbody');
   for (const one of clusters) {
     const known = one.estimate !== null;
