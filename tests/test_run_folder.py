@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from spiceclust import pipeline
+from spiceclust.cli import main
 from spiceclust.config import make_request
 from spiceclust.data.sources import open_source
 from spiceclust.errors import RunFolderError
-from spiceclust.locks import locked
+from spiceclust.locks import locked, refuse_locked
 from spiceclust.outputs.evaluate import evaluate, write_scores
 from spiceclust.progress import Silent
 from spiceclust.result import Result
@@ -220,6 +221,23 @@ def test_fit_and_evaluate_write_where_nobody_else_does(tmp_path: Path) -> None:
     with locked(run, Silent()), pytest.raises(RunFolderError, match="is being written"):
         pipeline.fit(open_source(images), make_request(n_clusters=2), run)
     assert not run.exists()
+
+
+def test_a_fit_is_refused_before_its_source_is_scanned(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["spiceclust", "fit", str(tmp_path / "nothing here"), "--clusters", "2", "--out", str(tmp_path / "run")]
+    monkeypatch.setattr("sys.argv", words)
+    with locked(tmp_path / "run", Silent()), pytest.raises(SystemExit, match="2"):
+        main()
+    assert "run is being written by process" in capsys.readouterr().err
+
+
+def test_a_lock_that_a_crash_left_is_no_lock(tmp_path: Path) -> None:
+    (tmp_path / ".lock").write_text("process 1")
+    refuse_locked(tmp_path, Silent())
+    refuse_locked(tmp_path / "nowhere", Silent())
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_evaluate_waits_for_nobody(tmp_path: Path, make_result: object) -> None:

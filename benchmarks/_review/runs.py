@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-from safetensors.numpy import save_file
 
 from spiceclust.data.sources import Source
-from spiceclust.files import sha256_file, write_sealed
+from spiceclust.embeddings import RECORDED, write_embeddings
 from spiceclust.manifest import Row
 from spiceclust.result import Result
 
@@ -48,29 +46,20 @@ def make_run(
     centres = rng.standard_normal((n_clusters, features)).astype(np.float32)
     embeddings = centres[labels] + 0.5 * rng.standard_normal((n, features), dtype=np.float32)[original]
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    digest = write_embeddings(folder, embeddings[[i for i, row in enumerate(rows) if row.status == "ok"]])
     result = Result(
         rows=rows,
         labels=labels.astype(np.int64),
         probabilities=probabilities,
         reliable=readable & (sure > 0.7),
         typicality=np.where(readable, sure, 0).astype(np.float32),
-        run={"source": "drawn", "source_root": root, "config": {"n_clusters": n_clusters}, "warnings": []},
+        run={"source": "drawn", "source_root": root, "warnings": [], RECORDED: digest},
         metrics={},
         positions=np.where(readable[:, None], embeddings[:, :2], 0),
     )
-    folder.mkdir(parents=True, exist_ok=True)
     result.save(folder)
-    write_embeddings(folder, embeddings[[i for i, row in enumerate(rows) if row.status == "ok"]])
     return result
-
-
-def write_embeddings(run: Path, embeddings: NDArray[np.float32]) -> None:
-    """Stage 2 of a run, as far as the review page reads it."""
-    stage = run / "2-embed"
-    stage.mkdir(exist_ok=True)
-    save_file({"plain": np.ascontiguousarray(embeddings)}, stage / "tensors.safetensors")
-    digests = {"tensors.safetensors": sha256_file(stage / "tensors.safetensors")}
-    write_sealed(stage / "done.json", {"key": "drawn", "seconds": 1.0, "sha256": digests}, 2)
 
 
 def rows_of(source: Source) -> list[Row]:
@@ -100,10 +89,10 @@ class Server:
     port: int
     token: str
 
-    def peak(self) -> int:
-        """The most memory that the process has had, in bytes."""
+    def memory(self, kind: str) -> int:
+        """Bytes of memory of the process: `VmHWM`, the most it has had, `RssAnon`, that now without pages of files."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return 1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
+        return 1024 * int(next(line for line in status.splitlines() if line.startswith(kind)).split()[1])
 
 
 @contextmanager

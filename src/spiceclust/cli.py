@@ -93,12 +93,14 @@ def fit(
     )
     from spiceclust import pipeline
     from spiceclust.data.sources import open_source
-    from spiceclust.locks import locked
+    from spiceclust.locks import locked, refuse_locked
     from spiceclust.outputs.contact_sheet import write_contact_sheet
     from spiceclust.outputs.report.page import write_report
     from spiceclust.progress import for_stderr
 
-    images, progress = open_source(source, exclude=[out], workers=workers), for_stderr()
+    progress = for_stderr()
+    refuse_locked(out, progress)
+    images = open_source(source, exclude=[out], workers=workers)
     result = pipeline.fit(images, request, out, device=device, progress=progress, compile=compile)
     with locked(out, progress):
         write_contact_sheet(out / "contact_sheet.png", result, images.picture)

@@ -154,9 +154,14 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_bytes(content: bytes) -> str:
+    """Hexadecimal SHA-256 of bytes."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def sha256_json(content: Any) -> str:
     """Hexadecimal SHA-256 of a JSON value, independent of the order of its keys."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return sha256_bytes(json.dumps(content, sort_keys=True).encode())
 
 
 def _umask() -> int:

@@ -37,6 +37,13 @@ def locked(folder: Path, progress: Progress) -> Iterator[None]:
         yield
 
 
+def refuse_locked(folder: Path, progress: Progress) -> None:
+    """Raises RunFolderError when another process writes into a folder: before something that takes long is begun."""
+    if os.path.lexists(folder / LOCK):
+        with locked(folder, progress):
+            pass
+
+
 @contextmanager
 def locked_beside(target: Path, progress: Progress) -> Iterator[None]:
     """The same for a file or folder that is not there yet, and is put in its place when it is whole.

@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from spiceclust.config import FitConfig, Request, image_size, resolve
 from spiceclust.data.arrays import Array
 from spiceclust.data.domain import choose_domain
+from spiceclust.data.encoded import Encoded
 from spiceclust.data.images import Images, load
 from spiceclust.data.own_views import NoViews
 from spiceclust.data.sources import Source
 from spiceclust.data.views import Views
 from spiceclust.errors import RunFolderError
+from spiceclust.embeddings import RECORDED, write_embeddings
 from spiceclust.facts import facts_of, say_start, why_these_views
 from spiceclust.files import sha256_json
 from spiceclust.functional.plane import place_in_plane
@@ -149,6 +151,8 @@ def _fit(
     say_start(images, config, why, context.progress)
 
     run = _Run(folder, config, images, context, given)
+    if isinstance(source, Encoded) and source.decoder.without_limits:
+        run.warn([source.decoder.without_limits])
     if given is None and isinstance(source, Array) and source.extra is not None:
         run.add_to_stage_1(load(source.extra, config.image_size, config.channels, context.progress))
     if earlier is None:
@@ -207,7 +211,7 @@ class _Run:
         embedded = self._stage("2-embed", EMBED_FIELDS, lambda context: embed.run(pixels, encoder, config, context))
         neighbors = embedded.tensors["neighbors"]
         self.metrics["2-embed"], collapsed = collapse.of_features(embedded.tensors["plain"])
-        self._warn(collapsed)
+        self.warn(collapsed)
         parts = ["n_clusters", *(CLUSTERINGS[name][1] for name in method.clusterings)]
 
         def cluster(context: Context) -> Artefact:
@@ -215,7 +219,7 @@ class _Run:
 
         labelled = unbundle(self._stage("3-self", parts, cluster))
         for name, found in labelled.items():
-            self._warn(collapse.of_heads(name, found.tensors["head_labels"], config.n_clusters))
+            self.warn(collapse.of_heads(name, found.tensors["head_labels"], config.n_clusters))
 
         def select_one(name: str, context: Context) -> Artefact:
             return select.run(labelled[name].tensors["probabilities"], neighbors, config, context)
@@ -227,7 +231,7 @@ class _Run:
         for name, found in labelled.items():
             pair, opinions = (firsts[name], seconds.get(name)), found.tensors["opinions"]
             verdicts[name] = guard.run(pixels, *pair, opinions, neighbors, guard.margin_of(name), config, context)
-            self._warn(collapse.of_retraining(name, verdicts[name].facts["sizes"]))
+            self.warn(collapse.of_retraining(name, verdicts[name].facts["sizes"]))
         used = {name: tuned[name].facts["used"] if name in tuned else 0.0 for name in labelled}
         clustering, together = guard.choose(verdicts, used)
         shipped = verdicts[clustering].facts["shipped"]
@@ -239,7 +243,7 @@ class _Run:
         classifier.load_state_dict(part(calibrated.tensors, "classifier."))
         probabilities = calibrated.tensors["probabilities"]
         final = select.run(probabilities, neighbors, config, context)
-        self._warn(collapse.of_result(probabilities.argmax(dim=1).bincount(minlength=config.n_clusters).tolist()))
+        self.warn(collapse.of_result(probabilities.argmax(dim=1).bincount(minlength=config.n_clusters).tolist()))
         save_model(self.folder, classifier, calibrated.tensors["embeddings"])
         self.metrics.update(
             {
@@ -264,11 +268,12 @@ class _Run:
             self.record,
             self.metrics,
         )
+        self.record[RECORDED] = write_embeddings(self.folder, calibrated.tensors["embeddings"].cpu().numpy())
         result.save(self.folder)
         shutil.rmtree(self.folder / SNAPSHOTS, ignore_errors=True)
         return result
 
-    def _warn(self, lines: list[str]) -> None:
+    def warn(self, lines: list[str]) -> None:
         """Says what has collapsed, and keeps it for the end."""
         self.record["warnings"] += lines
         for line in lines:

@@ -16,6 +16,8 @@ import pytest
 from PIL import Image
 
 from pictures import encoded, picture, told
+from spiceclust import pipeline
+from spiceclust.config import make_request
 from spiceclust.data import decoder as module
 from spiceclust.data import processes, worker
 from spiceclust.data.decode import DecodeError, decode_square
@@ -23,6 +25,7 @@ from spiceclust.data.decoder import Decoder
 from spiceclust.data.images import Images, load
 from spiceclust.data.sources import open_source
 from spiceclust.progress import Silent
+from test_pipeline import TINY
 
 GOOD = [encoded(i) for i in range(6)]
 
@@ -264,6 +267,20 @@ def test_without_one_worker_this_process_decodes_and_says_so(
             assert told(decoder, GOOD) == [""] * 6
         assert decoder.workers == 0
         assert told(decoder, GOOD) == [""] * 6
+
+
+@pytest.mark.usefixtures("own_first")
+def test_a_run_keeps_that_its_images_were_decoded_without_limits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photos").mkdir()
+    for i, content in enumerate(GOOD):
+        (tmp_path / f"photos/{i}.png").write_bytes(content)
+    let_fork(monkeypatch, "False")
+    asked = make_request(n_clusters=2, image_size=8, overrides=TINY)
+    with pytest.warns(RuntimeWarning, match="without limits"):
+        result = pipeline.fit(open_source(tmp_path / "photos"), asked, tmp_path / "run")
+    assert [line for line in result.run["warnings"] if "decoded without limits of time and memory" in line]
 
 
 @pytest.mark.usefixtures("own_first")

@@ -4,7 +4,6 @@ import base64
 import csv
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from PIL import Image
 from pictures import picture
 from review_runs import CLUSTERS, TOKEN, N, Reviewed, make_photos, reviewed
 from spiceclust.data.sources import open_source
+from spiceclust.embeddings import EMBEDDINGS, RECORDED
 from spiceclust.errors import RunFolderError
 from spiceclust.progress import Silent
 from spiceclust.result import Result
@@ -224,7 +224,7 @@ def test_a_full_disk_loses_no_correction(page: Reviewed, monkeypatch: pytest.Mon
 
 def test_similar_images_are_the_nearest_by_cosine(page: Reviewed) -> None:
     rows = page.session.embeddings.rows
-    vectors = page.session.embeddings.of(np.arange(len(rows)))
+    vectors = page.session.embeddings.all().astype(np.float32)
     likeness = vectors @ vectors[list(rows).index(7)]
     likeness[list(rows).index(7)] = -2
     order = rows[np.argsort(-likeness)].tolist()
@@ -264,20 +264,23 @@ def test_what_cannot_be_split_says_why(page: Reviewed) -> None:
 @pytest.mark.parametrize("harm", ["gone", "changed", "others"])
 def test_without_embeddings_the_rest_works(tmp_path: Path, harm: str) -> None:
     with reviewed(tmp_path) as page:
-        stage = page.run / "2-embed"
+        file = page.run / EMBEDDINGS
         if harm == "gone":
-            shutil.rmtree(stage)
+            file.unlink()
         elif harm == "changed":
-            content = bytearray((stage / "tensors.safetensors").read_bytes())
+            content = bytearray(file.read_bytes())
             content[-1] ^= 1
-            (stage / "tensors.safetensors").write_bytes(content)
+            file.write_bytes(content)
         else:
-            other = rows_of(open_source(np.stack([picture(i) for i in range(7)])))
-            make_run(tmp_path / "other", other, 2)
-            shutil.rmtree(stage)
-            shutil.copytree(tmp_path / "other/2-embed", stage)
-        for answer in (page.get("similar?row=3", 409), page.post("split", {"cluster": 1}, 409)):
-            assert answer["error"].startswith(f"the embeddings of the run, in {stage}, cannot be used (")
+            others = make_run(tmp_path / "other", rows_of(open_source(np.stack([picture(i) for i in range(7)]))), 2)
+            file.write_bytes((tmp_path / "other" / EMBEDDINGS).read_bytes())
+            page.result.run[RECORDED] = page.session.result.run[RECORDED] = others.run[RECORDED]
+        page.post("act", {"do": "move", "rows": [9], "to": 1})
+        for answer in (
+            page.get("similar?row=3", 409), page.post("split", {"cluster": 1}, 409), page.post("learn", {}, 409),
+            page.get("questions", 409),
+        ):  # fmt: skip
+            assert "embeddings" in answer["error"]
         page.post("act", {"do": "name", "cluster": 0, "name": "A"})
         assert page.sheet("tiles?rows=3").shape == (64, 1024, 3)
 

@@ -41,6 +41,7 @@ class Decoder:
     Attributes:
         workers: as given or found; fewer once so many could not be started, and 0, of which a warning tells, once not
             even one could.
+        without_limits: what is to be told of a program that had to decode itself; empty where it did not have to.
         crashed: how many workers have been killed, by a file or from outside, or hung.
         stopped: how many have met the limit of time.
         slowest: seconds that the slowest file took, by the clock and of processor time, which a busy machine leaves as
@@ -49,6 +50,7 @@ class Decoder:
 
     def __init__(self, workers: int | None = None) -> None:
         self.workers = min(MOST, len(os.sched_getaffinity(0))) if workers is None else workers
+        self.without_limits = ""
         self.crashed = 0
         self.stopped = 0
         self.slowest = (0.0, 0.0)
@@ -180,11 +182,10 @@ class Decoder:
         if not self.workers:
             return
         self.workers = 0
-        warnings.warn(
-            f"pictures are decoded without limits of time and memory: no process could be started ({why})",
-            RuntimeWarning,
-            stacklevel=6,
+        self.without_limits = (
+            f"pictures are decoded without limits of time and memory: no process could be started ({why})"
         )
+        warnings.warn(self.without_limits, RuntimeWarning, stacklevel=6)
 
     @contextmanager
     def _nobody_else(self) -> Iterator[None]:

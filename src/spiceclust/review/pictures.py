@@ -81,7 +81,7 @@ class Pictures:
                     self._cache.put((row, side), tiles[row])
             tiny = all(self._size(row, side) <= TINY for row in tiles)
             empty = np.full((side, side, 3), GREY, np.uint8)
-            content = encode_sheet([tiles.get(row, empty) for row in rows], side, lossless=tiny)
+            content = encode_sheet([tiles.get(row, empty) for row in rows], side, lossless=tiny, effort=0)
             return content, len(tiles) == len(set(rows))
 
     def picture(self, row: int) -> Picture:
@@ -101,8 +101,23 @@ class Pictures:
             if small:
                 image.save(content, format="PNG")
             else:
-                image.save(content, format="WEBP", quality=85, method=2)
+                image.save(content, format="WEBP", quality=85, method=0)
         return Picture(content.getvalue(), "image/png" if small else "image/webp")
+
+    def square(self, row: int, side: int) -> NDArray[np.uint8]:
+        """(side, side, 3) uint8: the centre square, as a classifier is shown it.
+
+        Raises:
+            SourceError: as `picture`.
+        """
+        known = self._rows[row]
+        place = self._places.get(known.path)
+        if place is None:
+            raise SourceError(f"{known.path}: {GONE}")
+        now, pixels = self._source.read(range(place, place + 1), side)[0]
+        if pixels is None or now.sha256 != known.sha256:
+            raise SourceError(f"{known.path}: {CHANGED if pixels is not None else now.reason}")
+        return pixels
 
     def _whole(self, row: int) -> NDArray[np.uint8]:
         source, known = self._source, self._rows[row]

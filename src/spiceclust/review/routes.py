@@ -132,14 +132,14 @@ def act(session: TheSession, body: Body) -> Response:
 @router.post("/undo")
 def undo(session: TheSession, body: Body) -> Response:
     """{}: takes the last correction back; answers as /state."""
-    session.undo()
+    session.ledger.undo()
     return Json(session.state())
 
 
 @router.post("/redo")
 def redo(session: TheSession, body: Body) -> Response:
     """{}: does again what was taken back; answers as /state."""
-    session.redo()
+    session.ledger.redo()
     return Json(session.state())
 
 
@@ -147,6 +147,34 @@ def redo(session: TheSession, body: Body) -> Response:
 def split(session: TheSession, body: Body) -> Response:
     """{cluster} -> {rows, score}: which images would leave it."""
     return Json(session.split(_field(body, "cluster", int)))
+
+
+@router.post("/learn")
+def learn(session: TheSession, body: Body) -> Response:
+    """{} -> {rows, from, to, head, n_changed, seconds}: what would change; {do: learn, head} to /act accepts it."""
+    return Json(session.lessons.learn())
+
+
+@router.get("/questions")
+def questions(session: TheSession) -> Response:
+    """{batch, rows, random}: the images whose answer helps most, and for each whether it was drawn at random."""
+    return Json(session.lessons.questions())
+
+
+@router.post("/answers")
+def answers(session: TheSession, body: Body) -> Response:
+    """{batch, answers: [{row, cluster | -2 | null}]} -> {state, purity: {estimate, low, high, ..., clusters}}."""
+    purity = session.lessons.answer(body.get("batch"), body.get("answers"))
+    return Json({"state": session.state(), "purity": purity})
+
+
+@router.get("/heat")
+def heat(session: TheSession, pictures: ThePictures, row: Row) -> Response:
+    """{side, values, cluster}: what in an image speaks for its cluster."""
+    try:
+        return Json(session.heat(session.readable(row), pictures))
+    except (ConfigError, SourceError) as error:
+        raise HTTPException(404, str(error)) from None
 
 
 @router.post("/export")

@@ -6,16 +6,16 @@ n rows of the manifest, C' clusters with those that were split off.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from spiceclust.config import choose
-from spiceclust.corrections import Action, Learn, Merge, Name, Split, State, action_of, corrected
-from spiceclust.data.images import readers
+from spiceclust.corrections import Action, Learn, Merge, Name, Split, action_of, corrected
+from spiceclust.data.images import planes, readers
 from spiceclust.data.sources import Source, open_source
 from spiceclust.data.wording import counted, printable
 from spiceclust.errors import ConfigError, SourceError
@@ -30,7 +30,12 @@ from spiceclust.outputs.safe_names import safe_names
 from spiceclust.progress import Progress
 from spiceclust.result import Result
 from spiceclust.review.embeddings import Embeddings
+from spiceclust.review.ledger import Ledger
+from spiceclust.review.lessons import Lessons
 from spiceclust.review.pictures import Pictures
+
+if TYPE_CHECKING:
+    from spiceclust.shipped import Model
 
 EXPORTS: Final = "exports"  # in the review folder of a run
 STATUS: Final = {"ok": 0, "duplicate": 1, "quarantined": 2}
@@ -43,6 +48,8 @@ class Session:
         result: what the run found, which never changes.
         pictures: its images; None where they are not there any more.
         embeddings: of its images.
+        ledger: its corrections.
+        lessons: what is learned from them.
     """
 
     def __init__(
@@ -54,10 +61,13 @@ class Session:
         pictures: Pictures | None,
         missing: str,
     ) -> None:
-        self.result, self.pictures, self.embeddings = result, pictures, Embeddings(run, result.rows)
-        self._run, self._journal, self._source, self._missing = run, journal, source, missing
-        self._lock, self._exporting = threading.Lock(), threading.Lock()
-        self._version = 0
+        self.result, self.pictures = result, pictures
+        self.embeddings = Embeddings(run, result.run, result.rows)
+        self.ledger = Ledger(journal)
+        self.lessons = Lessons(run, result, self.ledger, self.embeddings)
+        self._run, self._source, self._missing = run, source, missing
+        self._exporting, self._loading = threading.Lock(), threading.Lock()
+        self._loaded: Model | None = None
 
     def facts(self) -> dict[str, Any]:
         """What stays as it is while the page is open."""
@@ -91,9 +101,7 @@ class Session:
 
     def state(self) -> dict[str, Any]:
         """What the corrections so far make of the result."""
-        with self._lock:
-            journal, version = self._journal, self._version
-            state, done, undone = journal.state, journal.actions[-1:], journal.redoable
+        version, state, done, undone = self.ledger.now()
         return {
             "version": version,
             "labels": packed(state.labels, "<i4"),
@@ -103,32 +111,21 @@ class Session:
             "merged": {str(cluster): into for cluster, into in state.merged.items()},
             "sizes": np.bincount(state.labels[state.labels >= 0], minlength=state.n_clusters).tolist(),
             "head": state.head,
-            "undo": told(done[0]) if done else "",
+            "undo": told(done[-1]) if done else "",
             "redo": told(undone) if undone else "",
         }
 
     def act(self, content: dict[str, Any]) -> None:
-        """Does what a person said.
+        """Does what a person said: `learn` needs only the digest of what `lessons.learn` proposed.
 
         Raises:
             ConfigError: it is no correction, or cannot be.
             RunFolderError: it cannot be written; nothing has changed.
         """
-        action = action_of(content)
-        self._change(lambda: self._journal.do(action))
-
-    def undo(self) -> None:
-        """Takes back the last action; raises as `act` does."""
-        self._change(self._journal.undo)
-
-    def redo(self) -> None:
-        """Does again what was taken back; raises as `act` does."""
-        self._change(self._journal.redo)
-
-    def _change(self, change: Callable[[], State]) -> None:
-        with self._lock:
-            change()
-            self._version += 1
+        if content.get("do") == "learn":
+            self.lessons.accept(content.get("head"))
+        else:
+            self.ledger.do(action_of(content))
 
     def known(self, row: int) -> int:
         """The number of a row.
@@ -150,6 +147,35 @@ class Session:
             raise ConfigError(f"image {row} could not be read")
         return row
 
+    def heat(self, row: int, pictures: Pictures) -> dict[str, Any]:
+        """Where an image speaks for the cluster that it is in, or was found in where the classifier knows no other.
+
+        Raises:
+            ConfigError: the encoder has no map, or cannot be had.
+            SourceError: the image is not there as the run saw it.
+            RunFolderError: the model is damaged.
+        """
+        import torch
+
+        from spiceclust.localisation import heat_answer, refuse_embeddings
+
+        model = self._model()
+        refuse_embeddings(model)
+        label = int(self.ledger.now().state.labels[row])
+        cluster = label if 0 <= label < self.result.n_clusters else int(self.result.labels[row])
+        pixels = planes(pictures.square(row, model.image_size), model.channels)
+        return heat_answer(model, torch.from_numpy(pixels.copy()), cluster)
+
+    def _model(self) -> Model:
+        import torch
+
+        from spiceclust.shipped import load_model
+
+        with self._loading:
+            if self._loaded is None:
+                self._loaded = load_model(self._run, torch.device("cpu"))
+            return self._loaded
+
     def split(self, cluster: int) -> dict[str, Any]:
         """Which images of a cluster would leave it, if its embeddings are parted in two, and how well that fits.
 
@@ -157,13 +183,14 @@ class Session:
             ConfigError: there is no such cluster, or it has fewer than two different images.
             RunFolderError: the embeddings are not there.
         """
-        state = self._journal.state
+        state = self.ledger.now().state
         if cluster not in state.active:
             raise ConfigError("there is no such cluster")
         rows = self.embeddings.rows[state.labels[self.embeddings.rows] == cluster]
         if len(rows) < 2:
             raise ConfigError(f"cluster {cluster} has {counted(len(rows), 'different image')}: two are needed")
-        leaving, score = halves(self.embeddings.of(self.embeddings.index[rows]))
+        vectors = self.embeddings.all()[self.embeddings.index[rows]]
+        leaving, score = halves(vectors.astype(np.float32))
         return {"rows": rows[leaving].tolist(), "score": round(score, 4)}
 
     def export(self, kind: str, name: str) -> dict[str, Any]:
@@ -181,7 +208,7 @@ class Session:
         (safe,) = safe_names([name], [""])
         target = self._run / FOLDER / EXPORTS / safe
         with self._exporting:
-            done = export_images(corrected(self.result, self._journal.state), target, kind, source=self._source)
+            done = export_images(corrected(self.result, self.ledger.now().state), target, kind, source=self._source)
         return {"folder": printable(str(done.folder)), "images": done.images, "left_out": len(done.left_out)}
 
 

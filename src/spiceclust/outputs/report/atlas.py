@@ -23,7 +23,7 @@ PER_ATLAS: Final = COLUMNS * COLUMNS
 LARGE, SMALL = 96, 48  # side of a tile in pixels
 MOST_LARGE = 2500  # images with large tiles: all of so many, else those that must have one
 MOST = 10_000  # images with a tile: each must be read
-QUALITY = 76  # of WebP
+QUALITY, EFFORT = 76, 2  # of WebP
 
 
 class Atlas(NamedTuple):
@@ -107,13 +107,20 @@ def _spans(start: int, stop: int) -> list[tuple[int, int]]:
     return [(at, min(at + PER_ATLAS, stop)) for at in range(start, stop, PER_ATLAS)]
 
 
-def encode_sheet(pictures: list[NDArray[np.uint8]], side: int, lossless: bool) -> bytes:
-    """Pictures, (side, side, 3) uint8 each, as the tiles of one WebP file: row by row, `COLUMNS` wide."""
+def encode_sheet(pictures: list[NDArray[np.uint8]], side: int, lossless: bool, effort: int = EFFORT) -> bytes:
+    """Pictures, (side, side, 3) uint8 each, as the tiles of one WebP file: row by row, `COLUMNS` wide.
+
+    Args:
+        pictures: some.
+        side: in pixels.
+        lossless: whether every pixel counts.
+        effort: from 0 to 6: less is quicker.
+    """
     high = -(-len(pictures) // COLUMNS)
     sheet = np.zeros((high * side, COLUMNS * side, 3), dtype=np.uint8)
     for number, picture in enumerate(pictures):
         y, x = divmod(number, COLUMNS)
         sheet[y * side : (y + 1) * side, x * side : (x + 1) * side] = picture
     content = io.BytesIO()
-    Image.fromarray(sheet).save(content, format="WEBP", lossless=lossless, quality=QUALITY, method=2)
+    Image.fromarray(sheet).save(content, format="WEBP", lossless=lossless, quality=QUALITY, method=effort)
     return content.getvalue()
