@@ -12,15 +12,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import uvicorn
 from _review.runs import make_run, rows_of
 from PIL import Image
 
 from browser import BINARY, Page, chromium
 from spiceclust.data.sources import open_source
+from spiceclust.models.encoders import build_encoder
+from spiceclust.models.heads import Classifier, build_head
 from spiceclust.progress import Silent
+from spiceclust.review import learning
 from spiceclust.review.serve import make_app
 from spiceclust.review.session import open_session
+from spiceclust.shipped import save_model
 
 pytestmark = [
     pytest.mark.browser,
@@ -96,7 +101,8 @@ def make_images(folder: Path) -> None:
 
 
 @pytest.fixture
-def review(browser: Page, tmp_path: Path) -> Iterator[Review]:
+def review(browser: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Review]:
+    monkeypatch.setattr(learning, "STEPS", 20)
     photos, run = tmp_path / "photos", tmp_path / "run"
     make_images(photos)
     make_run(run, rows_of(open_source(photos)), CLUSTERS, root=str(photos))
@@ -104,7 +110,7 @@ def review(browser: Page, tmp_path: Path) -> Iterator[Review]:
         browser.view(1280, 800)
         browser.open(url)
         yield Review(browser, run, url)
-        harmless = [text for text in browser.complaints() if "400 (Bad Request)" not in text]
+        harmless = [text for text in browser.complaints() if " 400 (Bad Request)" not in text]
         assert harmless == []
         asked = [
             event["params"]["request"]["url"]
@@ -345,6 +351,110 @@ def test_an_image_opens_with_what_is_known_of_it(review: Review) -> None:
     assert page.js("document.querySelectorAll('.cell .swatch:not(.gone)').length") > 10
     page.press("Escape")
     assert page.js("view.cluster") == 0
+
+
+def test_heat_lies_on_the_picture(review: Review) -> None:
+    page, n = review.page, len(set(review.labels()) - {-1})
+    encoder = build_encoder("resnet_small", 3, 16, [0.5] * 3, [0.25] * 3, 0)
+    classifier = Classifier(encoder, build_head(encoder.n_features, n))
+    save_model(review.run, classifier, torch.nn.functional.normalize(torch.randn(N, encoder.n_features), dim=1))
+    page.click(".cell[data-place='0']", times=2)
+    page.until("document.querySelector('dialog .whole')?.naturalWidth === 16")
+    page.press("h")
+    page.until("document.querySelector('.heat')")
+    alpha = "[...h.getContext('2d').getImageData(0, 0, h.width, h.height).data].filter((v, i) => i % 4 === 3)"
+    shown = page.js(f"(() => {{ const h = document.querySelector('.heat'); return {alpha}; }})()")
+    assert max(shown) == 200
+    assert min(shown) < 100
+    assert "Cluster 0" in page.js("document.querySelector('.heat-note').textContent")
+    page.press("h")
+    assert page.js("document.querySelector('.heat')") is None
+    page.press("Escape")
+    review.closed()
+
+
+def test_what_would_be_learned_is_shown_before_it_counts(review: Review) -> None:
+    page = review.page
+    page.press("l")
+    page.until("document.querySelector('.complaint')")
+    assert "nothing to learn from" in page.js("document.querySelector('.complaint').textContent")
+    page.press("Escape")
+    review.closed()
+    rows = [row for row, label in enumerate(review.labels()) if label == 2 and row not in (4, 5)]
+    for action in (
+        {"do": "merge", "clusters": [2], "into": 3},
+        {"do": "split", "cluster": 3, "rows": rows[:1]},
+        {"do": "move", "rows": rows[:3], "to": CLUSTERS},
+    ):
+        page.js(f"perform({json.dumps(action)}, '')")
+    before = review.labels()
+    page.press("l")
+    page.until("document.querySelector('.flows')")
+    title = page.js("document.querySelector('dialog h3').textContent")
+    flows = page.js("[...document.querySelectorAll('.flows button')].map(e => e.textContent)")
+    n = int(title.split()[0])
+    assert title == f"{n} image{'s' * (n > 1)} would change"
+    assert flows[0] == f"All {n}"
+    assert f"Cluster 3→Cluster {CLUSTERS}" in "".join(flows)
+    page.press("Escape")
+    review.closed()
+    assert review.labels() == before
+    page.press("l")
+    page.until("document.querySelector('.flows')")
+    page.press("Enter")
+    review.told("Learned:")
+    after = review.labels()
+    assert sum(a != b for a, b in zip(after, before, strict=True)) >= n
+    assert review.log()[-1]["do"] == "learn"
+    page.press("z", "Control")
+    review.told("Undone: learn")
+    assert review.labels() == before
+
+
+def test_review_these_asks_and_tells_what_the_answers_say(review: Review) -> None:
+    page, before = review.page, review.labels()
+    page.press("r")
+    page.until("document.querySelector('.question .whole')?.naturalWidth === 16")
+    rows = page.js("api.get('questions').then(asked => asked.rows)")
+    title = "document.querySelector('.dialog-title').textContent"
+    assert page.js(title) == f"Image 1 of {len(rows)}"
+    runners_up = page.js("[...store.runnersUp]")
+    for key in ("Enter", "n", "x", " ", "0", "Backspace"):
+        page.press(key)
+    assert page.js(title) == f"Image 5 of {len(rows)}"
+    assert page.js("document.querySelector('.question').textContent").count("Cluster 0") >= 1
+    for key in ("v", "1", "Enter"):  # another cluster, by the list
+        page.press(key)
+        page.until("true")
+    page.until(f"{title} === 'Image 6 of {len(rows)}'")
+    page.press("Escape")
+    page.until("document.querySelector('.purity')")
+    after = review.labels()
+    assert [after[row] for row in rows[:6]] == [
+        before[rows[0]],
+        runners_up[rows[1]],
+        -2,
+        before[rows[3]],
+        1,
+        before[rows[5]],
+    ]
+    assert [page.js(f"store.fixed[{row}]") for row in rows[:4]] == [1, 1, 1, 0]
+    assert page.js("document.querySelector('.purity').textContent").startswith("About ")
+    assert page.js("document.querySelectorAll('.purities tbody tr').length") == CLUSTERS
+    page.press("Escape")
+    review.closed()
+    review.told("Took 4 answers.")
+    assert {line["do"] for line in review.log()} == {"confirm", "move", "nowhere"}
+
+
+def test_questions_that_were_not_answered_change_nothing(review: Review) -> None:
+    page = review.page
+    page.press("r")
+    page.until("document.querySelector('.question')")
+    page.press(" ")
+    page.press("Escape")
+    page.until("!document.querySelector('dialog')")
+    assert review.log() == []
 
 
 def test_the_lasso_selects_images_for_an_action(review: Review) -> None:

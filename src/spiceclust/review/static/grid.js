@@ -2,7 +2,6 @@
 // A grid of images of any number: what is in view is in the page, and pictures are asked for where it scrolls.
 
 const GAP = 4;
-const SETTLED = 150; // ms that images are in view before their pictures are asked for: not while they fly past
 const TALLEST = 12e6; // pixels that a browser scrolls through with ease; a taller grid scrolls faster than it shows
 
 class ImageGrid {
@@ -21,9 +20,7 @@ class ImageGrid {
     this.real = 0; // how far down it is
     this.cells = new Map(); // place -> element
     this.spare = [];
-    this.pending = new Map(); // block -> AbortController
-    this.nearSince = new Map(); // block -> ms
-    this.failed = new Set(); // blocks
+    this.near = new NearSheets(this);
     this.tall = make('div', { className: 'tall-inside', role: 'presentation' });
     this.element = make('div', { className: 'grid', tabIndex: 0, role: 'listbox' }, this.tall);
     this.element.setAttribute('aria-label', name);
@@ -39,8 +36,7 @@ class ImageGrid {
   show(rows, { keep = false, select = [] } = {}) {
     const place = keep ? rows.indexOf(this.rows[this.cursor]) : 0;
     this.rows = rows;
-    this.abort();
-    this.failed.clear();
+    this.near.forget();
     const chosen = keep ? this.selected : new Set(select);
     const here = new Set(rows);
     this.selected = new Set([...chosen].filter((row) => here.has(row)));
@@ -68,11 +64,13 @@ class ImageGrid {
     this.lines = Math.ceil(this.rows.length / this.columns);
     this.total = this.lines * this.pitch + GAP;
     this.tall.style.height = `${Math.min(TALLEST, this.total)}px`;
-    this.side = sheets.sideFor(this.pitch);
+    const side = sheets.sideFor(this.pitch);
+    if (side !== this.side) this.near.forget();
+    this.side = side;
     this.element.classList.toggle('empty', !this.rows.length);
     for (const place of this.cells.keys()) this.release(place);
     this.draw();
-    this.fetchNear(0);
+    this.near.look(0);
   }
 
   later() {
@@ -112,7 +110,7 @@ class ImageGrid {
     }
     for (const cell of this.spare) cell.hidden = true;
     this.pointOut();
-    this.fetchNear();
+    this.near.look();
   }
 
   fill(place) {
@@ -180,61 +178,6 @@ class ImageGrid {
     cell.setAttribute('aria-posinset', place + 1);
     cell.setAttribute('aria-setsize', this.rows.length);
     cell.setAttribute('aria-label', describeRow(cell.row));
-  }
-
-  // Pictures
-
-  /** Asks for the sheets around what is in view, those in view first, once they stay there; gives up those that do not. */
-  fetchNear(wait = SETTLED) {
-    if (store.run.missing || !this.rows.length || !this.height) return;
-    const per = sheets.perSheet(this.side);
-    const [first, end] = this.places();
-    const reach = end - first;
-    const near = new Map(); // block -> how long it should have been near
-    for (const [from, to, long] of [[first, end, 1], [end, end + reach, 2], [first - reach, first, 2]]) {
-      const last = Math.min(to, this.rows.length) - 1;
-      for (let block = Math.floor(Math.max(0, from) / per); block <= Math.floor(last / per); block++) {
-        if (!near.has(block)) near.set(block, long * wait);
-      }
-    }
-    for (const [block, control] of this.pending) {
-      if (near.has(block)) continue;
-      control.abort();
-      this.pending.delete(block);
-    }
-    const now = performance.now();
-    for (const block of this.nearSince.keys()) if (!near.has(block)) this.nearSince.delete(block);
-    let early = false;
-    for (const [block, long] of near) {
-      if (!this.nearSince.has(block)) this.nearSince.set(block, now);
-      if (now - this.nearSince.get(block) < long) early = true;
-      else if (!this.pending.has(block) && !this.failed.has(block)) this.fetch(block, per);
-    }
-    if (early) this.again ??= setTimeout(() => { this.again = null; this.fetchNear(); }, SETTLED);
-  }
-
-  async fetch(block, per) {
-    const { side } = this;
-    const rows = this.rows.subarray(block * per, (block + 1) * per);
-    const missing = [...rows].filter((row) => !sheets.has(row, side));
-    if (!missing.length) return;
-    const control = new AbortController();
-    this.pending.set(block, control);
-    try {
-      await sheets.load(missing, side, control.signal);
-    } catch {
-      if (!control.signal.aborted) this.failed.add(block);
-    }
-    if (this.pending.get(block) === control) this.pending.delete(block);
-    if (control.signal.aborted || side !== this.side) return;
-    for (const [place, cell] of this.cells) {
-      if (Math.floor(place / per) === block && cell.firstChild.hidden) this.picture(cell);
-    }
-  }
-
-  abort() {
-    for (const control of this.pending.values()) control.abort();
-    this.pending.clear();
   }
 
   // Where the cursor is
