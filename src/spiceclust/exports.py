@@ -50,7 +50,8 @@ def export(
             name: a program that changes one in place changes both.
         source: the images, as in `fit`; None opens the folder that was clustered.
         encoder: the module, where the run was made with one of your own and `kind` is `onnx`.
-        corrections: whether those that a person made in `spiceclust review`, if any, are applied.
+        corrections: whether those that a person made in `spiceclust review`, if any, are applied; a classifier has
+            them as far as its head has learned from them there.
         progress: told of each image; silent by default.
 
     Returns:
@@ -64,18 +65,18 @@ def export(
             empty or cannot be written.
     """
     hint = choose(HINTS, kind, "kind of export")
-    if kind in LAYOUTS:
-        images = None if source is None else open_source(source, exclude=[Path(to)])
-        result = Result.load(Path(run))
-        state = read_corrections(Path(run), result) if corrections else None
-        if state is not None:
-            result = corrected(result, state)
-        return export_images(result, Path(to), kind, only=only, link=link, source=images, progress=progress)
-    if (only, link, source) != ("all", "copy", None):
+    if kind not in LAYOUTS and (only, link, source) != ("all", "copy", None):
         raise ConfigError(f"{kind} holds no images: leave out only, link and source, which choose among images")
+    images = None if source is None else open_source(source, exclude=[Path(to)])
+    result = Result.load(Path(run))
+    state = read_corrections(Path(run), result) if corrections else None
+    if state is not None and (kind in LAYOUTS or state.head):  # a classifier knows what its head has learned
+        result = corrected(result, state)
+    if kind in LAYOUTS:
+        return export_images(result, Path(to), kind, only=only, link=link, source=images, progress=progress)
     from spiceclust.model_export import export_model  # loads torch, which no other kind needs
 
-    export_model(Path(run), Path(to), kind, hint, encoder)
+    export_model(Path(run), result, Path(to), kind, hint, encoder, state.head if state else "")
     return Exported(Path(to), 0, [])
 
 
