@@ -19,6 +19,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "tests"), str(HERE.parent / "benchmarks")]
 
 from _review.runs import served  # noqa: E402
+
 from browser import Page, chromium  # noqa: E402
 
 WIDTH, TOP, BOTTOM = 1280, 836, 740  # pixels

@@ -109,7 +109,7 @@ class Page:
     def press(self, key: str, *held: str) -> None:
         """Presses a key while others are held: of `HELD`."""
         modifiers = sum(HELD[name] for name in held)
-        code = CODES.get(key) or (ord(key.upper()) if len(key) == 1 else 0)
+        code = CODES.get(key) or (ord(key.upper()) if key.isalnum() and len(key) == 1 else 0)
         text = {"Enter": "\r"}.get(key, key if len(key) == 1 else "") if "Control" not in held else ""
         for kind in ("keyDown", "keyUp"):
             written = {"text": text} if text and kind == "keyDown" else {}

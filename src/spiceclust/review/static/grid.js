@@ -108,7 +108,10 @@ class ImageGrid {
       Object.assign(cell, { top, at: place });
       cell.style.transform = `translate(${GAP + (place % this.columns) * this.pitch}px, ${top}px)`;
     }
-    for (const cell of this.spare) cell.hidden = true;
+    for (const cell of this.spare) {
+      cell.hidden = true;
+      delete cell.dataset.place;
+    }
     this.pointOut();
     this.near.look();
   }
