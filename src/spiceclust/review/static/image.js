@@ -133,7 +133,8 @@ async function drawHeat(one) {
     heat.style.width = heat.style.height = `${(100 * Math.min(width, height)) / Math.max(width, height) || 100}%`; // the centre square
     frame.querySelector('.heat')?.remove();
     frame.append(heat);
-    note.textContent = `In colour: what made the model choose ${store.nameOf(cluster)}.`;
+    const some = unpack(values, Uint8Array).some((value) => value > 0);
+    note.textContent = `${some ? 'In colour: what' : 'Nothing in it'} speaks for ${store.nameOf(cluster)}.`;
   } catch (error) {
     if (one.row === row) note.textContent = error.message;
   }

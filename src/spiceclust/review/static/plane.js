@@ -1,6 +1,7 @@
 'use strict';
 // The map beside the grid: a click shows the cluster of a point, a lasso selects images.
 
+const LONGEST = 16; // signs of a name on the map
 const plane = { map: null, stage: null, rows: null, points: null };
 
 function togglePlane() {
@@ -30,11 +31,12 @@ function openPlane() {
     hover: tellPoint,
     pick: pickPoint,
     select: (points) => showRows(Int32Array.from(points, (point) => plane.rows[point]), 'Selected on the map', true),
-    nameOf: (cluster) => store.names[cluster] ?? cluster,
+    nameOf: (cluster) => shortened(store.names[cluster] ?? `${cluster}`),
   });
   plane.map.relabel(plane.map.labels, store.nClusters, store.colours);
 }
 
+const shortened = (name) => ([...name].length > LONGEST ? `${[...name].slice(0, LONGEST - 1).join('')}…` : name);
 const labelsOfPoints = () => Int32Array.from(plane.rows, (row) => store.labels[row]);
 
 function pickPoint(cluster, point = -1) {
