@@ -26,9 +26,10 @@ from browser import Page, chromium
 
 WIDTH, HEIGHT = 1280, 800  # pixels
 COUNT = """
-window.frames = [];
-window.counting = true;
-(function count(now) { frames.push(now); if (counting) requestAnimationFrame(count); })(performance.now())
+(() => {
+  const own = window.frames = [];
+  (function count(now) { own.push(now); if (window.frames === own) requestAnimationFrame(count); })(performance.now());
+})()
 """
 
 
@@ -61,7 +62,6 @@ def main() -> None:
                         f"pictures there {waited:.2f} s after"
                     )
             print(f"cells in the page: {page.js('grid.cells.size')} of {page.js('grid.rows.length'):,}")
-            print(f"memory of the server: {server.peak() / 1e6:.0f} MB")
 
 
 def drawn(n: int, side: int) -> NDArray[np.uint8]:
@@ -102,7 +102,7 @@ def scrolled(page: Page, step: int, seconds: float) -> tuple[float, float, float
     while time.perf_counter() - begun < seconds:
         page.wheel(x, y, step)
         time.sleep(0.01)
-    times = np.array(page.js("counting = false, frames"))
+    times = np.array(page.js("(own => { window.frames = null; return own; })(frames)"))
     done = time.perf_counter()
     page.until(IN_VIEW_FILLED)
     waited = time.perf_counter() - done
