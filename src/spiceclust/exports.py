@@ -7,12 +7,13 @@ from typing import Any, Final
 
 from spiceclust.config import choose
 from spiceclust.corrections import corrected
-from spiceclust.data.sources import open_source
-from spiceclust.errors import ConfigError, SourceError
+from spiceclust.data.sources import Source, open_source
+from spiceclust.errors import ConfigError, InputError, SourceError
 from spiceclust.journal import read_corrections
 from spiceclust.outputs.export import Exported, export_images
 from spiceclust.outputs.layouts import LAYOUTS
 from spiceclust.outputs.originals import source_of
+from spiceclust.outputs.report.heat import Heat, rows_to_heat
 from spiceclust.outputs.report.page import write_report
 from spiceclust.progress import Progress, Silent
 from spiceclust.result import Result
@@ -106,4 +107,31 @@ def report(run: str | Path, *, source: Any = None, progress: Progress | None = N
             raise
         missing = str(error)
         told.say(f"no pictures: {missing}")
-    return write_report(folder, result, images, missing=missing, progress=told)
+    heat = None if images is None else heat_of(folder, result, images, progress=told)
+    return write_report(folder, result, images, missing=missing, heat=heat, progress=told)
+
+
+def heat_of(
+    run: Path, result: Result, images: Source, *, device: str = "auto", progress: Progress | None = None
+) -> Heat | None:
+    """What made the typical images of a run belong to their clusters, for its report; None where its model cannot tell.
+
+    Args:
+        run: the run folder.
+        result: what it found.
+        images: those that were clustered.
+        device: where to compute.
+        progress: told of each image, and why there is none.
+    """
+    from spiceclust.localisation import heat_of_rows, refuse_embeddings  # these load torch
+    from spiceclust.prediction import open_model
+
+    told = progress or Silent()
+    try:
+        model = open_model(run, device)
+        refuse_embeddings(model)
+        chosen = rows_to_heat(result, model.image_size)
+        return Heat(*heat_of_rows(model, images, result.rows, result.labels, chosen, told))
+    except InputError as error:
+        told.say(f"no heat maps: {error}")
+        return None

@@ -41,15 +41,16 @@ def heat(model: Model, pixels: Tensor, clusters: Tensor) -> NDArray[np.float32]:
     Args:
         model: what a run ships.
         pixels: (N, channels, S, S) uint8, N > 0, prepared as for `Model.classify`.
-        clusters: (N,) int64: its own cluster, or any other one.
+        clusters: (N,) int64 in [0, C): its own cluster, or any other one.
 
     Returns:
         (N, h, h) float32 in [0, 1], all 0 where no place speaks for the cluster. h follows from the encoder: S or a
         fraction of it.
 
     Raises:
-        ConfigError: the encoder has no map of features: ready embeddings, a transformer, a module that does not average.
+        ConfigError: no map of features is averaged: ready embeddings, a transformer, most modules of one's own.
     """
+    refuse_embeddings(model)
     classifier = model.classifier.eval()
     layers = _layers(classifier.encoder, pixels[:1].to(model.device).float() / 255)
     size = max(1, min(BATCH, BATCH_PIXELS // pixels.shape[-1] ** 2))
@@ -87,7 +88,6 @@ def heat_of_rows(
     Raises:
         ConfigError: as `heat`.
     """
-    refuse_embeddings(model)
     numbers = {path: i for i, path in enumerate(source.paths)}
     sought = [(row, numbers[rows[row].path]) for row in chosen if rows[row].path in numbers]
 
@@ -118,8 +118,10 @@ def heat_answer(model: Model, pixels: Tensor, cluster: int) -> dict[str, Any]:
         cluster: what its heat is sought for.
 
     Raises:
-        ConfigError: as `heat`.
+        ConfigError: as `heat`, or the model knows no such cluster: one that a person split off.
     """
+    if not 0 <= cluster < model.n_clusters:
+        raise ConfigError(f"cluster {cluster} is none of the {model.n_clusters} that the model knows: no map of it")
     found = stored(heat(model, pixels[None], torch.tensor([cluster])))[0]
     return {"side": len(found), "values": base64.b64encode(found.tobytes()).decode("ascii"), "cluster": cluster}
 
@@ -145,7 +147,8 @@ def refuse_embeddings(model: Model) -> None:
 def _layers(encoder: Encoder, image: Tensor) -> list[str]:
     """Names of modules that put out the maps of the last stages, from the finest to the one that is averaged.
 
-    The averaged one is known by its gradient, the same everywhere. Of each finer size it is the last of the widest.
+    The averaged one is known by its gradient, the same everywhere. Of each finer size it is the last one
+    of the outermost: the output of a stage, not of a branch within it.
 
     Args:
         encoder: in evaluation mode.
@@ -159,8 +162,8 @@ def _layers(encoder: Encoder, image: Tensor) -> list[str]:
     averaged = [place for place, gradient in enumerate(gradients) if gradient is not None and _is_even(gradient)]
     if not averaged:
         raise ConfigError(
-            f"the encoder {encoder.design.name} averages no map of features over the image (a transformer does not), so "
-            "no place of an image can be told from another: choose a convolutional one with global average pooling"
+            f"the encoder {encoder.design.name} does not average a map of features over the image, as convolutional "
+            "ones do and transformers do not, so that no place of an image can be told from another"
         )
     last = averaged[-1]
     found = {kept[names[last]].shape[-1]: names[last]}
@@ -168,9 +171,8 @@ def _layers(encoder: Encoder, image: Tensor) -> list[str]:
     for name in reversed(before):
         side = kept[name].shape[-1]
         if side > max(found):
-            same = [each for each in before if kept[each].shape[-1] == side]
-            widest = max(kept[each].shape[1] for each in same)
-            found[side] = next(each for each in reversed(same) if kept[each].shape[1] == widest)
+            same = [each for each in reversed(before) if kept[each].shape[-1] == side]
+            found[side] = min(same, key=lambda each: each.count("."))
     return [found[side] for side in sorted(found)[:STAGES]][::-1]
 
 

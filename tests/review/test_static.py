@@ -9,7 +9,7 @@ from spiceclust.review.routes import static_files
 
 FOLDER = files("spiceclust.review").joinpath("static")
 OWN = sorted(file.name for file in FOLDER.iterdir())
-SHARED = {"base.css", "base.js", "colours.js", "map.js", "paint.js", "stage.js"}
+SHARED = {"base.css", "base.js", "colours.js", "heat.js", "map.js", "paint.js", "stage.js"}
 
 
 def test_the_page_asks_for_each_of_its_files_once_and_for_none_that_is_not_served() -> None:

@@ -1,9 +1,9 @@
 """Where in an image the evidence for its cluster lies: class activation, at one stage of a network and at several.
 
 Of a piecewise linear network without biases the gradient of a score times the activations of any stage sums to the
-score, so that this product, summed over the channels alone, says what each place contributes: CAM (Zhou et al. 2016) of
-a linear head on averaged features, Grad-CAM (Selvaraju et al. 2017) at the last stage, HiResCAM (Draelos and Carin 2020)
-at the others. The last stage knows clusters and has few places, earlier ones the reverse, hence the product over stages.
+score, so that this product, summed over the channels alone, says what each place contributes: CAM (Zhou et al. 2016)
+of a linear head on averaged features, Grad-CAM (Selvaraju et al. 2017) at the last stage, HiResCAM (Draelos and Carin
+2020) at the others. The last stage knows clusters and has few places, earlier ones the reverse, hence the product.
 B images, C clusters, D channels, h x w places.
 """
 

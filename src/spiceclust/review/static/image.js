@@ -1,8 +1,6 @@
 'use strict';
 // One image, large: what is known of it, what made it belong to its cluster, and what looks like it.
 
-const HEAT = [[255, 214, 64], [255, 122, 24], [214, 20, 36]]; // from some to most
-
 /** Opens an image of the page's grid; the arrow keys go on to those beside it. */
 function openImage(row) {
   const holder = make('div', { className: 'one-image' });
@@ -134,23 +132,8 @@ async function drawHeat(one) {
     frame.querySelector('.heat')?.remove();
     frame.append(heat);
     const some = unpack(values, Uint8Array).some((value) => value > 0);
-    note.textContent = `${some ? 'In colour: what' : 'Nothing in it'} speaks for ${store.nameOf(cluster)}.`;
+    note.replaceChildren(`${some ? 'In colour: what' : 'Nothing in it'} speaks for ${store.nameOf(cluster)}. `, ...(some ? [heatLegend()] : []));
   } catch (error) {
     if (one.row === row) note.textContent = error.message;
   }
-}
-
-/** A canvas of side × side values in 0 to 255: clear where nothing spoke for the cluster, red where most did. */
-function heatOf(side, values) {
-  const canvas = make('canvas', { width: side, height: side, className: 'heat', 'aria-hidden': 'true' });
-  const image = new ImageData(side, side);
-  values.forEach((value, i) => {
-    const share = value / 255;
-    const at = Math.min(1, Math.floor(share * 2));
-    const part = share * 2 - at;
-    const colour = HEAT[at].map((low, k) => low + (HEAT[at + 1][k] - low) * part);
-    image.data.set([...colour, 200 * Math.min(1, share * 1.25)], 4 * i);
-  });
-  canvas.getContext('2d').putImageData(image, 0, 0);
-  return canvas;
 }
