@@ -1,6 +1,6 @@
 """A simulated reviewer: accuracy against number of answers, for our questions and for random ones.
 
-    python benchmarks/reviewer.py --data DIR --sets digits mnist_test --seeds 1 --answers 0 50 100 200
+    python benchmarks/reviewer.py --data DIR --sets digits@benchmarks/brief.json mnist_test --seeds 1
 
 The reviewer knows the true labels and does what a person would. First they look at the card of each cluster, its 20
 most typical images, and take it for what most of these show; clusters that show the same they merge. That is no answer
@@ -11,7 +11,8 @@ answers without learning. Accuracy is that of the best one-to-one match of clust
 
 Purity is what the review page would tell after each batch, beside the true one by what the reviewer takes clusters for.
 
-Runs are kept in runs/benchmarks where accuracy.py has them; with --commit those of another commit are taken.
+A set with a config, such as brief.json, which leaves much to correct, has the fields of that in the place of the
+preset's. Runs are kept in runs/benchmarks as by accuracy.py; with --commit those of another commit are taken.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ from spiceclust.review.learning import by_learning, learn
 from spiceclust.review.questions import AT_RANDOM, BATCH, choose
 
 ON_A_CARD = 20
-CHOICES = {"ours": AT_RANDOM, "random": BATCH}  # how many of a batch are drawn at random
+CHOICES = {"ours": AT_RANDOM / BATCH, "random": 1.0}  # share of a batch that is drawn at random
+CHANGES = ("changed", "mended", "spoilt", "clusters")  # counts of images, and of clusters that have a kind
 HEAD = "0" * 64  # the heads are not kept
 
 
@@ -89,7 +91,9 @@ class Reviewer:
         return float((np.array(right) == self.state.labels[self.distinct]).mean())
 
 
-def review(result: Result, classes: NDArray[np.int64], points: NDArray[Any], way: str, most: int, seed: int) -> Any:
+def review(
+    result: Result, classes: NDArray[np.int64], points: NDArray[Any], way: str, most: int, batch: int, seed: int
+) -> list[dict[str, Any]]:
     """What was measured as the run was, after a look at the cards (0 answers), and after each batch."""
     reviewer = Reviewer(result, classes)
     found = {"answers": -1, "acc": reviewer.accuracy(result.labels)}
@@ -100,8 +104,8 @@ def review(result: Result, classes: NDArray[np.int64], points: NDArray[Any], way
     probabilities, told = result.probabilities, [found, after]
     frame = purity.open_frame(reviewer.state, order)
     alone = reviewer.state
-    for answers in range(BATCH, most + 1, BATCH):
-        asked = choose(frame, reviewer.state, probabilities, points, places, BATCH, CHOICES[way])
+    for answers in range(batch, most + 1, batch):
+        asked = choose(frame, reviewer.state, probabilities, points, places, batch, round(batch * CHOICES[way]))
         reviewer.answer(asked.rows)
         estimate, _ = purity.purity(frame, reviewer.state)
         before = reviewer.true_purity()
@@ -116,7 +120,7 @@ def review(result: Result, classes: NDArray[np.int64], points: NDArray[Any], way
                 "answers": answers,
                 "acc": reviewer.accuracy(reviewer.state.labels),
                 "alone": reviewer.accuracy(alone_labels),
-                "head": reviewer.accuracy(np.where(fixed, reviewer.state.labels, proposal.probabilities.argmax(axis=1))),
+                "head": reviewer.accuracy(np.where(fixed, proposal.labels, proposal.probabilities.argmax(axis=1))),
                 "changed": len(proposal.rows),
                 "mended": int((proposal.to == kinds[proposal.rows]).sum()),
                 "spoilt": int((proposal.now == kinds[proposal.rows]).sum()),
@@ -142,15 +146,19 @@ def report(head: str, measured: dict[str, list[dict[str, Any]]], answers: list[i
                     values = [at[key] for at in every(runs, way, n) if key in at]
                     cells.append(f"{np.mean(values):.3f} ({min(values):.3f})" if values else "")
                 lines.append(f"| {name} | {label} | {' | '.join(cells)} |")
-    lines += ["", "What learning changed, images on average; `head` is accuracy by the learned head alone.", ""]
-    lines += ["| set | questions | answers | changed | mended | spoilt | clusters | head | seconds | purity | in its interval |"]
-    lines += ["|---" * 11 + "|"]
+    lines += [
+        "",
+        "Images changed by learning, to the right cluster and from it, on average; `head`: accuracy by the head.",
+        "",
+    ]
+    columns = [*CHANGES, "head", "seconds", "purity before", "in its interval"]
+    lines += ["| set | questions | answers | " + " | ".join(columns) + " |", "|---" * (3 + len(columns)) + "|"]
     for name, runs in measured.items():
         for way in CHOICES:
             for n in [n for n in answers if n]:
                 rows = every(runs, way, n)
-                cells = [f"{np.mean([at[key] for at in rows]):.1f}" for key in ("changed", "mended", "spoilt", "clusters")]
-                cells += [f"{np.mean([at['head'] for at in rows]):.3f}", f"{np.mean([at['seconds'] for at in rows]):.1f}"]
+                mean = {key: np.mean([at[key] for at in rows]) for key in (*CHANGES, "head", "seconds")}
+                cells = [f"{mean[key]:.1f}" for key in CHANGES] + [f"{mean['head']:.3f}", f"{mean['seconds']:.1f}"]
                 estimates = [at["purity"] for at in rows]
                 inside = sum(low - 1e-9 <= true <= high + 1e-9 for _, low, high, true in estimates)
                 cells += [f"{np.mean([true for *_, true in estimates]):.3f}", f"{inside} of {len(rows)}"]
@@ -181,12 +189,12 @@ def picture(measured: dict[str, list[dict[str, Any]]], answers: list[int]) -> st
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder with the data sets' files")
-    parser.add_argument("--sets", nargs="+", default=["digits", "mnist_test"])
+    parser.add_argument("--sets", nargs="+", default=["digits", "mnist_test"], help="NAME, or NAME@CONFIG.json")
     parser.add_argument("--seeds", type=int, default=1, help="runs of each set")
     parser.add_argument("--orders", type=int, default=3, help="random orders of questions for each run")
-    parser.add_argument("--answers", type=int, nargs="+", default=[0, 50, 100, 200], help=f"multiples of {BATCH}")
+    parser.add_argument("--answers", type=int, nargs="+", default=[0, 50, 100, 200], help="multiples of a batch")
+    parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--preset", choices=PRESETS, default="quick")
-    parser.add_argument("--config", type=Path, help="JSON file whose fields override the preset's")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--name", default="reviewer", help="stem of the files with the results")
     parser.add_argument("--commit", help="of the code that made the runs")
@@ -195,26 +203,28 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--picture", type=Path, help="SVG to write the curves to")
     options = parser.parse_args(words)
 
-    overrides = json.loads(options.config.read_text("utf-8")) if options.config else {}
-    version = options.commit or commit()
-    runs = options.runs / version / (f"{options.preset}-{options.config.stem}" if overrides else options.preset)
-    head = about("A simulated reviewer", command(options), version=version, device=options.device)
-    head += f"\n\nPreset {options.preset}" + (f", with {json.dumps(overrides)}." if overrides else ".")
+    head = about("A simulated reviewer", command(options), device=options.device)
+    head += f"\n\nPreset {options.preset}; runs of {f'commit {options.commit}' if options.commit else 'this commit'}."
     measured: dict[str, list[dict[str, Any]]] = {}
-    for name in options.sets:
+    for word in options.sets:
+        name, _, file = word.partition("@")
+        overrides = json.loads(Path(file).read_text("utf-8")) if file else {}
+        kind = "-".join([options.preset, *([Path(file).stem] if file else [])])
+        title = name + (f" ({Path(file).stem})" if file else "")
+        head += f" {title}: {json.dumps(overrides)}." if file else ""
         images, classes = load(name, options.data)
         asked = {"n_clusters": len(np.unique(classes)), "preset": options.preset, "overrides": overrides}
-        measured[name] = []
+        measured[title] = []
         for seed in range(options.seeds):
-            folder = runs / f"{name}-{seed}-spice"
+            folder = options.runs / (options.commit or commit()) / kind / f"{name}-{seed}-spice"
             request = make_request(**asked, seed=seed, method="spice")
             result = pipeline.fit(open_source(images), request, folder, device=options.device, progress=Plain())
             points, most = read_embeddings(folder, result.run), max(options.answers)
-            by_way = {
-                way: [review(result, classes, points, way, most, order) for order in range(options.orders)]
-                for way in CHOICES
-            }
-            measured[name].append(by_way)
+            found = {}
+            for way in CHOICES:
+                orders = range(options.orders)
+                found[way] = [review(result, classes, points, way, most, options.batch, order) for order in orders]
+            measured[title].append(found)
             text = report(head, measured, options.answers)
             write_results(options.out / options.name, text, {"about": head, "sets": measured})
             if options.picture:
@@ -223,10 +233,10 @@ def main(words: list[str] | None = None) -> None:
 
 def command(options: argparse.Namespace) -> str:
     """What reproduces the figures; files and folders are those of the reader."""
-    words = ["python", "benchmarks/reviewer.py", "--data", "DIR", "--sets", *options.sets]
+    words = ["python", "benchmarks/reviewer.py", "--data", "DIR", "--sets"]
+    words += [f"{name}{at}{Path(file).name}" for name, at, file in (word.partition("@") for word in options.sets)]
     words += ["--seeds", str(options.seeds), "--orders", str(options.orders)]
     words += ["--answers", *map(str, options.answers), "--preset", options.preset]
-    words += ["--config", options.config.name] if options.config else []
     return shlex.join(words)
 
 

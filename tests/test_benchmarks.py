@@ -5,6 +5,7 @@ import json
 import tarfile
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import accuracy
 import end_to_end
@@ -14,6 +15,7 @@ import neighbors
 import numpy as np
 import predict
 import pytest
+import reviewer
 import scan
 import self_label
 import startup
@@ -24,6 +26,8 @@ from PIL import Image
 from spiceclust import pipeline
 from spiceclust.config import make_request
 from spiceclust.errors import ConfigError
+from spiceclust.manifest import Row
+from spiceclust.result import Result
 from spiceclust.training import snapshots
 from spiceclust.training.checkpoint import Artefact
 from synthetic import shapes
@@ -293,3 +297,54 @@ def test_the_votes_of_the_nearest_tell_the_class() -> None:
     wrong = classes.clone()
     wrong[-20:] = (wrong[-20:] + 1) % 3  # all that is asked for
     assert gpu_cifar.knn_accuracy(embeddings, wrong) == 0
+
+
+def test_a_reviewer_s_answers_are_measured_and_drawn(benchmark: Path) -> None:
+    paths = {"--data": ".", "--runs": "runs", "--out": "results", "--picture": "curve.svg"}
+    given = [word for name, path in paths.items() for word in (name, str(benchmark / path))]
+    words = [
+        *given,
+        "--sets",
+        f"shapes@{benchmark / 'tiny.json'}",
+        "--orders",
+        "1",
+        "--answers",
+        "0",
+        "10",
+        "--batch",
+        "10",
+        "--commit",
+        "c0ffee",
+    ]
+    reviewer.main(words)
+    (found,) = json.loads((benchmark / "results/reviewer.json").read_text())["sets"]["shapes (tiny)"]
+    for way in reviewer.CHOICES:
+        (told,) = found[way]
+        assert [at["answers"] for at in told] == [-1, 0, 10]
+        assert told[-1]["alone"] >= 10 / 33 - 1e-9  # at least what was answered is right
+        low, high = told[-1]["purity"][1:3]
+        assert 0 <= low <= high <= 1
+    text = (benchmark / "results/reviewer.md").read_text()
+    assert f"{found['ours'][0][-1]['acc']:.3f}" in text
+    assert str(benchmark) not in text
+    picture = ElementTree.fromstring((benchmark / "curve.svg").read_text())
+    assert len(picture.findall("{*}polyline")) == 4  # two curves, and two lines of the legend
+
+
+def test_a_reviewer_does_what_a_person_would() -> None:
+    classes = np.array([7] * 30 + [8] * 30 + [9] * 30)
+    labels = np.array([0] * 15 + [1] * 15 + [2] * 60)  # 7 is in two clusters; 8 and 9 share one, in which 9 shows
+    rows = [Row(str(i), "ok", "", 8, 8, str(i)) for i in range(90)]
+    typicality = np.linspace(0, 1, 90, dtype=np.float32)
+    probabilities = np.eye(3, dtype=np.float32)[labels]
+    result = Result(rows, labels, probabilities, np.ones(90, dtype=bool), typicality, run={}, metrics={})
+    person = reviewer.Reviewer(result, classes)
+    assert person.accuracy(person.state.labels) == pytest.approx(45 / 90)
+    person.look()
+    assert person.cluster_of == {7: 0, 9: 2}
+    assert person.state.merged == {1: 0}
+    person.answer([0, 40, 70])
+    assert person.state.n_clusters == 4
+    assert person.state.labels[[0, 40, 70]].tolist() == [0, 3, 2]
+    assert np.flatnonzero(person.state.fixed).tolist() == [0, 40, 70]
+    assert person.true_purity() == pytest.approx((30 + 1 + 30) / 90)

@@ -13,6 +13,7 @@ from PIL import Image
 from spiceclust import pipeline, prediction
 from spiceclust.config import Request, make_request
 from spiceclust.data.sources import open_source
+from spiceclust.embeddings import EMBEDDINGS, read_embeddings
 from spiceclust.errors import ConfigError, RunFolderError, SourceError, TrainingError
 from spiceclust.files import read_sealed, write_sealed
 from spiceclust.functional.metrics import score_clusters
@@ -109,7 +110,16 @@ def test_every_image_has_a_place_in_the_plane(run: Path) -> None:
 
 
 def test_the_run_folder_is_complete_and_says_what_was_done(run: Path) -> None:
-    expected = {"run.json", "images.parquet", "clusters.csv", "quarantine.csv", "metrics.json", "model", *STAGES}
+    expected = {
+        "run.json",
+        "images.parquet",
+        "clusters.csv",
+        "quarantine.csv",
+        "metrics.json",
+        EMBEDDINGS,
+        "model",
+        *STAGES,
+    }
     assert expected <= {path.name for path in run.iterdir()}
     record = json.loads((run / "run.json").read_text())
     assert record["state"] == "done"
@@ -214,6 +224,14 @@ def test_predict_on_some_images_gives_what_it_gives_on_all(photos: Path, run: Pa
 def test_transform_is_unit_length_and_zero_where_nothing_could_be_read(photos: Path, run: Path) -> None:
     lengths = np.linalg.norm(prediction.transform(run, open_source(photos)), axis=1)
     np.testing.assert_allclose(lengths, Result.load(run).labels >= 0, atol=1e-5)
+
+
+def test_a_run_keeps_what_transform_gives_of_its_images(photos: Path, run: Path) -> None:
+    result = Result.load(run)
+    there = [row.status == "ok" for row in result.rows]
+    kept = read_embeddings(run, result.run)
+    assert len(kept) == sum(there) == 30
+    np.testing.assert_allclose(kept, prediction.transform(run, open_source(photos))[there], atol=1e-3)
 
 
 def test_the_same_seed_gives_the_same_files_and_another_seed_does_not(photos: Path, run: Path, tmp_path: Path) -> None:

@@ -24,8 +24,8 @@ from spiceclust.data.images import Images, load
 from spiceclust.data.own_views import NoViews
 from spiceclust.data.sources import Source
 from spiceclust.data.views import Views
-from spiceclust.errors import RunFolderError
 from spiceclust.embeddings import RECORDED, write_embeddings
+from spiceclust.errors import RunFolderError
 from spiceclust.facts import facts_of, say_start, why_these_views
 from spiceclust.files import sha256_json
 from spiceclust.functional.plane import place_in_plane

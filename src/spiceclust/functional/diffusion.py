@@ -17,6 +17,7 @@ from torch.nn import functional as F
 ALPHA: Final = 0.9
 NEIGHBORS: Final = 10
 PRIORS: Final = (10.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)  # weights of a present label beside an answer's 1
+TOLERANCE: Final = 0.02  # of surprise: less is not worth believing present labels less
 LEAST: Final = 1e-3  # share of a present label that every cluster has: it may be wrong
 
 
@@ -67,32 +68,44 @@ def closeness(cosines: Tensor) -> Tensor:
 
 
 def spread(walk: Tensor, beliefs: Tensor, answered: Tensor, answers: Tensor) -> tuple[Spread, Trust]:
-    """Lets answers spread; present labels get the weight with which the answers foretell each other best.
+    """Lets answers spread; present labels get the weight with which the answers foretell each other.
 
-    With R = (1 - alpha) (I - alpha W)^-1, answered nodes give R at their columns to their clusters, and others the
-    weight times R to `beliefs`. For each weight, every answer is foretold as if it had not been given. Of the weights
-    with the least mean surprise the largest is taken. So where answers confirm what is there, it stays, and where they
-    do not, it hardly counts.
+    With R = (1 - alpha) (I - alpha W)^-1, an answered node gives R at its column to its cluster, and another one R
+    times a weight to its beliefs. An answer weighs (m / k)^(1/2), where k answers are for its cluster and m for one on
+    average, so that a thousand that confirm one cluster do not drown the others. For each weight of `PRIORS` every
+    answer is foretold as if it had not been given; the largest weight is taken whose mean surprise is within
+    `TOLERANCE` of the least. So where answers confirm what is there, it stays, and where they do not, it hardly
+    counts. Images of a cluster that was never asked about, neither in it nor for it, count as an answer each.
 
     Args:
         walk: (L, L) float32, of `transitions`.
         beliefs: (L, C) float32, what the present labels say, each cluster more than 0, rows sum to 1.
         answered: (F,) int64 numbers of nodes, each once.
-        answers: (F,) int64 clusters. Without any, the present labels alone are spread, with the largest weight.
+        answers: (F,) int64 clusters. Without any, the present labels alone are spread.
     """
-    told = F.one_hot(answers, beliefs.shape[1]).to(walk.dtype)
+    clusters, here = beliefs.shape[1], beliefs.argmax(dim=1)
+    counts = answers.bincount(minlength=clusters)
+    told = F.one_hot(answers, clusters) * _evened(counts)
+    asked = (counts > 0).index_fill(0, here[answered], True)
     sources = torch.zeros(len(walk), len(answered), dtype=walk.dtype, device=walk.device)
     sources[answered, torch.arange(len(answered), device=walk.device)] = 1
     others = beliefs.index_fill(0, answered, 0)
+    left_alone = others * ~asked[here].unsqueeze(1)
     system = torch.eye(len(walk), dtype=walk.dtype, device=walk.device) - ALPHA * walk
-    reached = (1 - ALPHA) * torch.linalg.solve(system, torch.cat([sources, others], dim=1))
-    by_answer, by_present = reached.clamp(min=0).split([len(answered), beliefs.shape[1]], dim=1)
+    reached = (1 - ALPHA) * torch.linalg.solve(system, torch.cat([sources, others - left_alone, left_alone], dim=1))
+    by_answer, by_present, by_rest = reached.clamp(min=0).split([len(answered), clusters, clusters], dim=1)
     own = by_answer[answered].diagonal().unsqueeze(1)
-    without = by_answer[answered] @ told - own * told
+    without = by_answer[answered] @ told - own * told + by_rest[answered]
     before = by_present[answered] + own * beliefs[answered]
     surprises = [_surprise(without + prior * before, answers) for prior in PRIORS]
-    best = surprises.index(min(surprises))
-    return Spread(by_answer @ told, PRIORS[best] * by_present), Trust(PRIORS[best], surprises[best])
+    best = next(i for i, surprise in enumerate(surprises) if surprise <= min(surprises) + TOLERANCE)
+    present = PRIORS[best] * by_present + by_rest
+    return Spread(by_answer @ told, present), Trust(PRIORS[best], surprises[best])
+
+
+def _evened(counts: Tensor) -> Tensor:
+    """(C,) weights of answers for clusters that have so many: (mean count / count)^(1/2), 0 where there are none."""
+    return torch.where(counts > 0, (counts[counts > 0].float().mean() / counts.clamp(min=1)).sqrt(), 0)
 
 
 def extend(found: Spread, nodes: Tensor, images: Tensor, beliefs: Tensor, prior: float) -> Spread:

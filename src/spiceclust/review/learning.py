@@ -71,17 +71,19 @@ class _Task(NamedTuple):
         embeddings: (N, D) float32.
         beliefs: (N, C') float32, what present labels say.
         before: (N,) int64, labels of the result.
-        labels: (N,) int64, with the corrections.
+        base: (N,) int64, with its merges and splits.
+        labels: (N,) int64, with all corrections, and what was learned.
         fixed: (N,) bool, where a person placed them.
-        linked: (N,) bool, where they were placed, or are reliable and no learning chose them: those make pairs.
+        reliable: (N,) bool, of the result.
     """
 
     embeddings: Tensor
     beliefs: Tensor
     before: Tensor
+    base: Tensor
     labels: Tensor
     fixed: Tensor
-    linked: Tensor
+    reliable: Tensor
 
 
 def by_learning(actions: Iterable[Action], n: int) -> NDArray[np.bool_]:
@@ -118,20 +120,21 @@ def learn(
         raise ConfigError("there is nothing to learn from yet: move or confirm some images, or answer questions")
     ok = np.array([row.status == "ok" for row in result.rows])
     rows = np.flatnonzero(ok & (state.labels >= 0))
+    beliefs = softened(torch.from_numpy(present(result, state, learned)[rows]))
     task = _Task(
         F.normalize(torch.from_numpy(embeddings[state.labels[ok] >= 0].astype(np.float32)), dim=1),
-        softened(torch.from_numpy(present(result, state, learned)[rows])),
+        beliefs,
         torch.from_numpy(result.labels[rows]),
+        beliefs.argmax(dim=1),
         torch.from_numpy(state.labels[rows]),
         torch.from_numpy(state.fixed[rows]),
-        torch.from_numpy((state.fixed | (result.reliable & ~learned))[rows]),
+        torch.from_numpy(result.reliable[rows]),
     )
     found, trust = _spread(task)
     mass = found.answers + found.present
     shares = mass / mass.sum(dim=1, keepdim=True)
     to = shares.argmax(dim=1)
-    base = task.beliefs.argmax(dim=1)
-    to = torch.where(_backed(found.answers, to, base), to, base)
+    to = torch.where(_backed(found.answers, to, task.base), to, task.base)
     to = torch.where(task.fixed, task.labels, to)
     targets = shares.square() / shares.square().sum(dim=1, keepdim=True)
     targets[task.fixed] = F.one_hot(task.labels[task.fixed], targets.shape[1]).float()
@@ -192,7 +195,7 @@ def _spread(task: _Task) -> tuple[Spread, Trust]:
     for all_of, some in zip(whole, at_nodes, strict=True):
         all_of[chosen] = some
     others = torch.ones(len(task.labels), dtype=torch.bool).index_fill(0, chosen, False).nonzero().squeeze(1)
-    for part in others.split(AT_ONCE):
+    for part in torch.split(others, AT_ONCE):
         found = extend(at_nodes, nodes, task.embeddings[part], task.beliefs[part], trust.prior)
         for all_of, some in zip(whole, found, strict=True):
             all_of[part] = some
@@ -230,21 +233,26 @@ def _train(task: _Task, targets: Tensor, retired: list[int], seed: int) -> Clust
         partners = torch.cat([next(groups), n_answers + next(groups)])
         links = link_loss(logits, *_pairs(task, some, partners))
         optimizer.zero_grad(set_to_none=True)
-        (learned + LINK_WEIGHT * links).sum().backward()  # type: ignore[no-untyped-call]
+        (learned + LINK_WEIGHT * links).sum().backward()
         optimizer.step()
     with torch.no_grad():
-        heads.bias2 += out
+        heads.bias2.add_(out)
     return heads
 
 
 def _pairs(task: _Task, some: Tensor, partners: Tensor) -> tuple[Tensor, Tensor]:
     """Of a batch (B,) and a partner for each, by its place: pairs (P, 2) that a person decided on, and how (P,).
 
-    Decided are pairs of images that a person placed, and of those that splits and merges parted or brought together.
+    Decided are pairs of images that a person placed, and pairs of reliable ones that splits or merges parted or brought
+    together. A single image that was moved is not parted from those it leaves: they may be as wrong as it was.
     """
     one, other = some, some[partners]
-    together = task.labels[one] == task.labels[other]
-    changed = together != (task.before[one] == task.before[other])
-    decided = (task.fixed[one] & task.fixed[other]) | (changed & task.linked[one] & task.linked[other])
-    decided &= one != other
+
+    def same(labels: Tensor) -> Tensor:
+        return labels[one] == labels[other]
+
+    placed = task.fixed[one] & task.fixed[other]
+    regrouped = (same(task.base) != same(task.before)) & task.reliable[one] & task.reliable[other]
+    decided = (placed | regrouped) & (one != other)
+    together = torch.where(placed, same(task.labels), same(task.base))
     return torch.stack([torch.arange(len(some)), partners], dim=1)[decided], together[decided]

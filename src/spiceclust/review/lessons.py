@@ -14,7 +14,7 @@ from spiceclust.corrections import NOWHERE, Action, Confirm, Learn, Move, Nowher
 from spiceclust.corrections import first_state as state_of
 from spiceclust.errors import ConfigError
 from spiceclust.files import sha256_bytes, write_bytes
-from spiceclust.journal import FOLDER
+from spiceclust.journal import head_file
 from spiceclust.result import Result
 from spiceclust.review.embeddings import Embeddings
 from spiceclust.review.ledger import Ledger, Now
@@ -23,7 +23,6 @@ from spiceclust.review.purity import Frame, Purity, leave_out, open_frame, purit
 if TYPE_CHECKING:
     from spiceclust.review.learning import Proposal
 
-HEADS: Final = "heads"  # in the review folder of a run: those that were accepted, by their digest
 MOST_FRAMES: Final = 20  # that are kept, in case that what ended one is taken back
 
 
@@ -163,9 +162,9 @@ class Lessons:
         return {**_told(found), "clusters": [{"cluster": cluster, **_told(one)} for cluster, one in each.items()]}
 
     def _keep(self, offer: _Offer) -> None:
-        folder = self._run / FOLDER / HEADS
-        folder.mkdir(exist_ok=True)
-        write_bytes(folder / f"{offer.digest}.safetensors", offer.head)
+        file = head_file(self._run, offer.digest)
+        file.parent.mkdir(exist_ok=True)
+        write_bytes(file, offer.head)
 
     def _said(self, now: Now) -> NDArray[np.float32]:
         """(n, C') probabilities by the head in force, or, where it is of an earlier review, as the labels have them."""

@@ -117,8 +117,8 @@ def purity(frame: Frame, state: State) -> tuple[Purity, dict[int, Purity]]:
     placed = np.concatenate([now[fixed], state.labels[frame.placed]])
 
     def of(part: Bools, known: int) -> Purity:
-        counts = (int(each[part].sum()) for each in (sample, sample & wrong, fixed, wrong))
-        return _purity(int(part.sum()), *counts, known)
+        counts = [int((part & each).sum()) for each in (sample, sample & wrong, fixed, wrong)]
+        return _purity(int(part.sum()), counts[0], counts[1], counts[2], counts[3], known)
 
     each = {}
     for cluster in state.active:
