@@ -2,11 +2,13 @@
 
     python docs/screenshots.py runs/digits
 
-RUN is a finished run with its report. `report.png` shows its beginning, and below it the map with a lasso's selection.
+RUN is a finished run with its report. `report.png` shows its beginning, and below it the map with a lasso's selection;
+`review.png` the review page with some images selected, and below it a question of "Review these".
 """
 
 from __future__ import annotations
 
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -14,14 +16,23 @@ from pathlib import Path
 from PIL import Image
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "tests"))
+sys.path[:0] = [str(HERE.parent / "tests"), str(HERE.parent / "benchmarks")]
+
+from _review.runs import served  # noqa: E402
 
 from browser import Page, chromium  # noqa: E402
 
 WIDTH, TOP, BOTTOM = 1280, 836, 740  # pixels
+REVIEW = 760  # pixels, of the review page
 
 
-def main(run: Path) -> None:
+def main(run: Path, source: str | None = None) -> None:
+    """Writes docs/report.png and docs/review.png; `source` holds the images where the run does not say so."""
+    report(run)
+    review(run, source)
+
+
+def report(run: Path) -> None:
     """Writes docs/report.png."""
     with chromium() as page, tempfile.TemporaryDirectory() as folder:
         page.view(WIDTH, TOP)
@@ -37,10 +48,42 @@ def main(run: Path) -> None:
             *((x + a * reach, y + b * reach) for a, b in ((-1, -0.4), (0.2, -1), (0.8, 0), (0.3, 1), (-0.9, 0.8)))
         )
         parts.append(_taken(page, Path(folder) / "map.png"))
-    sheet = Image.new("RGB", (WIDTH, TOP + BOTTOM))
-    for part, top in zip(parts, (0, TOP), strict=True):
+    _written(parts, "report.png")
+
+
+def review(run: Path, source: str | None = None) -> None:
+    """Writes docs/review.png, of a copy of the run: what is corrected for it is in the picture alone."""
+    words = [] if source is None else ["--source", source]
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / run.resolve().name
+        shutil.copytree(run, copy, ignore=shutil.ignore_patterns("review", ".lock", "*.html", "*.png"))
+        with served(copy, *words, errors=Path(folder) / "errors.txt") as server, chromium() as page:
+            page.view(WIDTH, REVIEW)
+            page.open(f"http://127.0.0.1:{server.port}/{server.token}/")
+            page.click(".cell[data-place='2']")
+            page.click(".cell[data-place='5']", "Shift")
+            page.press("c")  # right as they are
+            page.until("store.undo")
+            page.press("]")
+            page.click(".cell[data-place='1']")
+            for place in (4, 11, 12):
+                page.click(f".cell[data-place='{place}']", "Control")
+            parts = [_taken(page, Path(folder) / "grid.png")]
+            page.press("r")
+            page.until("document.querySelector('.question .whole')?.complete")
+            page.press("Enter")
+            page.until("document.querySelector('.question .whole')?.complete")
+            parts.append(_taken(page, Path(folder) / "question.png"))
+    _written(parts, "review.png")
+
+
+def _written(parts: list[Image.Image], name: str) -> None:
+    sheet = Image.new("RGB", (WIDTH, sum(part.height for part in parts)))
+    top = 0
+    for part in parts:
         sheet.paste(part, (0, top))
-    sheet.save(HERE / "report.png", optimize=True)
+        top += part.height
+    sheet.save(HERE / name, optimize=True)
 
 
 def _taken(page: Page, path: Path) -> Image.Image:
@@ -50,4 +93,4 @@ def _taken(page: Page, path: Path) -> Image.Image:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -14,6 +14,19 @@ from pathlib import Path
 from typing import Any
 
 BINARY = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+HELD = {"Alt": 1, "Control": 2, "Meta": 4, "Shift": 8}
+CODES = {
+    "Backspace": 8,
+    "Tab": 9,
+    "Enter": 13,
+    "Escape": 27,
+    "End": 35,
+    "Home": 36,
+    "ArrowLeft": 37,
+    "ArrowUp": 38,
+    "ArrowRight": 39,
+    "ArrowDown": 40,
+}
 PATIENCE = 60.0  # seconds that any answer may take
 
 
@@ -66,10 +79,10 @@ class Page:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.send("Emulation.setEmulatedMedia", features=[scheme])
 
-    def open(self, path: Path) -> None:
-        """Opens a file from disk, and waits until the page says that it is built."""
+    def open(self, address: Path | str) -> None:
+        """Opens a file from disk, or an address, and waits until the page says that it is built."""
         self.events.clear()
-        self.send("Page.navigate", url=path.resolve().as_uri())
+        self.send("Page.navigate", url=address if isinstance(address, str) else address.resolve().as_uri())
         self.until("document.documentElement?.dataset.ready === 'true'")
 
     def js(self, expression: str) -> Any:
@@ -80,7 +93,7 @@ class Page:
 
     def until(self, expression: str) -> None:
         end = time.monotonic() + PATIENCE
-        while not self.js(expression):
+        while not self.js(f"Boolean({expression})"):
             assert time.monotonic() < end, f"never came true: {expression}; told: {self.complaints()}"
             time.sleep(0.05)
 
@@ -93,9 +106,39 @@ class Page:
     def hover(self, x: float, y: float) -> None:
         self.send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 
-    def press(self, key: str) -> None:
+    def press(self, key: str, *held: str) -> None:
+        """Presses a key while others are held: of `HELD`."""
+        modifiers = sum(HELD[name] for name in held)
+        code = CODES.get(key) or (ord(key.upper()) if key.isalnum() and len(key) == 1 else 0)
+        text = {"Enter": "\r"}.get(key, key if len(key) == 1 else "") if "Control" not in held else ""
         for kind in ("keyDown", "keyUp"):
-            self.send("Input.dispatchKeyEvent", type=kind, key=key)
+            written = {"text": text} if text and kind == "keyDown" else {}
+            self.send(
+                "Input.dispatchKeyEvent", type=kind, key=key, modifiers=modifiers, windowsVirtualKeyCode=code, **written
+            )
+
+    def type(self, text: str) -> None:
+        """Writes into what has the focus."""
+        self.send("Input.insertText", text=text)
+
+    def middle(self, selector: str) -> tuple[float, float]:
+        """Where the middle of the first such element is, which is brought into view."""
+        found = f"document.querySelector({selector!r})"
+        self.js(f"{found}.scrollIntoView({{block: 'nearest', behavior: 'instant'}})")
+        box = self.js(f"{found}.getBoundingClientRect().toJSON()")
+        return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+    def click(self, selector: str, *held: str, times: int = 1) -> None:
+        """Clicks the middle of an element while keys are held; `times` 2 is a double click."""
+        x, y = self.middle(selector)
+        place = {"x": x, "y": y, "button": "left", "modifiers": sum(HELD[name] for name in held)}
+        for count in range(1, times + 1):
+            for kind in ("mousePressed", "mouseReleased"):
+                self.send("Input.dispatchMouseEvent", type=kind, clickCount=count, **place)
+
+    def wheel(self, x: float, y: float, down: float) -> None:
+        """Turns the wheel at a place, by so many pixels."""
+        self.send("Input.dispatchMouseEvent", type="mouseWheel", x=x, y=y, deltaX=0, deltaY=down)
 
     def picture(self, path: Path, *, whole: bool = False) -> None:
         """Writes a screenshot as PNG: of what is in view, or of the whole page."""

@@ -28,7 +28,7 @@ from spiceclust.outputs.report import atlas
 from spiceclust.outputs.report.atlas import COLUMNS, PER_ATLAS, Atlas, Tiles, draw_tiles
 from spiceclust.outputs.report.cards import BETWEEN, DOUBTFUL, TYPICAL, cards_of
 from spiceclust.outputs.report.heat import MOST, Heat, rows_to_heat
-from spiceclust.outputs.report.page import SCRIPTS, json_for_html, page, write_report
+from spiceclust.outputs.report.page import SCRIPTS, STYLES, json_for_html, page, write_report
 from spiceclust.outputs.report.story import choices, curves, heads, scores, truth
 from spiceclust.progress import Silent
 from spiceclust.result import Result
@@ -167,7 +167,7 @@ def test_no_address_of_the_network_is_in_the_page(make_result: MakeResult, tmp_p
     assert not re.search(r"https?:|//[a-z]+\.|@import|\bfetch\(|XMLHttpRequest|WebSocket|sendBeacon", html)
 
 
-@pytest.mark.parametrize("name", [*SCRIPTS, "page.css", "page.html"])
+@pytest.mark.parametrize("name", [*SCRIPTS, *STYLES, "page.html"])
 def test_the_parts_of_the_page_can_stand_in_it(name: str) -> None:
     text = files("spiceclust.outputs.report").joinpath(name).read_text("utf-8")
     assert not re.search(r"</(script|style)|<!--", text) or name == "page.html"

@@ -7,12 +7,13 @@ const REACH = 14; // pixels around the pointer within which a point is found
 class ImageMap {
   /**
    * @param canvas where it is drawn.
-   * @param points {x, y, labels}: Float32Arrays in [0, 1], up and right, and cluster numbers.
+   * @param points {x, y, labels}: Float32Arrays in [0, 1], up and right, and cluster numbers, less than 0 for none.
    * @param clusters how many.
-   * @param told {hover(point or -1, x, y), select(points), pick(cluster or -1)}: what the person did.
+   * @param told {hover(point or -1, x, y), select(points), pick(cluster or -1, point)}: what the person did;
+   *   {nameOf(cluster)}: what stands in the middle of a cluster, its number where that is left out.
    */
   constructor(canvas, points, clusters, told) {
-    Object.assign(this, points, { canvas, clusters, told });
+    Object.assign(this, points, { canvas, told });
     this.n = this.x.length;
     this.context = canvas.getContext('2d', { willReadFrequently: true });
     this.picked = -1;
@@ -22,8 +23,8 @@ class ImageMap {
     this.hovered = -1;
     this.loop = [];
     this.pointers = new Map();
-    this.middles = this.middlesOfClusters();
-    this.colours = this.coloursOfClusters();
+    this.middles = middlesOf(this, clusters);
+    this.colours = coloursOf(this.middles);
     this.order = this.mixed();
     this.buildGrid();
     this.home();
@@ -50,6 +51,14 @@ class ImageMap {
     this.selected.fill(0);
     for (const point of points) this.selected[point] = 1;
     this.anySelected = points.length > 0;
+    this.redraw();
+  }
+
+  /** Other clusters for the same points, and their colours. */
+  relabel(labels, clusters, colours) {
+    this.labels = labels;
+    this.middles = middlesOf(this, clusters);
+    this.colours = colours;
     this.redraw();
   }
 
@@ -128,28 +137,6 @@ class ImageMap {
     return found;
   }
 
-  middlesOfClusters() {
-    const members = Array.from({ length: this.clusters }, () => []);
-    for (let i = 0; i < this.n; i++) members[this.labels[i]].push(i);
-    const median = (values) => values.sort()[values.length >> 1];
-    return members.map((points) => points.length && [this.x, this.y].map((axis) => median(Float32Array.from(points, (i) => axis[i]))));
-  }
-
-  /** A number of a colour for each cluster: its own up to ten, beyond that one that only far clusters share. */
-  coloursOfClusters() {
-    const chosen = [];
-    this.middles.forEach((middle, cluster) => {
-      const distance = Array(10).fill(Infinity);
-      chosen.forEach((colour, other) => {
-        const apart = middle && this.middles[other];
-        const [dx, dy] = apart ? [middle[0] - apart[0], middle[1] - apart[1]] : [2, 2];
-        distance[colour] = Math.min(distance[colour], dx * dx + dy * dy);
-      });
-      chosen.push(cluster < 10 ? cluster : distance.indexOf(Math.max(...distance)));
-    });
-    return chosen;
-  }
-
   /** All points in an order that favours no cluster: a later point covers an earlier one. */
   mixed() {
     const order = Uint32Array.from({ length: this.n }, (_, i) => i);
@@ -208,7 +195,7 @@ class ImageMap {
     this.drawLoop(theme);
   }
 
-  /** The clusters' numbers at their middles; of those that would lie on each other, the first. */
+  /** The clusters' numbers, or names, at their middles; of those that would lie on each other, the first. */
   drawNumbers(theme) {
     const { context } = this;
     const taken = [];
@@ -226,9 +213,10 @@ class ImageMap {
       taken.push([x, y]);
       context.strokeStyle = theme.paper;
       context.lineWidth = 4;
-      context.strokeText(cluster, x, y);
+      const name = this.told.nameOf?.(cluster) ?? cluster;
+      context.strokeText(name, x, y);
       context.fillStyle = theme.ink;
-      context.fillText(cluster, x, y);
+      context.fillText(name, x, y);
     }
   }
 
@@ -314,7 +302,7 @@ class ImageMap {
     const clicked = this.travelled < 6 && event.type === 'pointerup';
     if (clicked) {
       const point = this.nearest(...this.at(event));
-      this.told.pick(point < 0 ? -1 : this.labels[point]);
+      this.told.pick(point < 0 ? -1 : this.labels[point], point);
     } else if (loop.length > 2) this.told.select(this.inside(loop));
     this.redraw();
   }

@@ -1,7 +1,6 @@
 'use strict';
 // The page: everything it shows comes from the JSON in it.
 
-const byId = (id) => document.getElementById(id);
 const content = JSON.parse(byId('content').textContent);
 byId('content').remove(); // the text of it; the pictures in it take megabytes
 
@@ -25,14 +24,6 @@ const describe = (point) =>
   `${points.paths[point]}, cluster ${points.labels[point]}, confidence ${points.confidence[point].toFixed(2)}`;
 const nameOf = (point) => points.paths[point].split('/').pop();
 const colourOf = (cluster) => (map ? map.colours[cluster] : cluster % 10);
-
-function swatch(cluster) {
-  return make('span', { className: `swatch c${colourOf(cluster)}`, 'aria-hidden': 'true' });
-}
-
-function note(text, kind = 'note') {
-  return make('p', { className: kind, textContent: text });
-}
 
 function command(text) {
   return make('code', { textContent: text });
@@ -67,12 +58,6 @@ function showOverview() {
 }
 
 // Clusters
-
-function meter(share) {
-  const bar = make('span', { className: 'meter', 'aria-hidden': 'true' }, make('span', {}));
-  bar.firstChild.style.width = `${share * 100}%`;
-  return bar;
-}
 
 function figure(title, shown) {
   const row = tileRow(shown, tiles, { describe, nameOf, open: openDetail });

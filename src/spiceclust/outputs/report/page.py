@@ -30,12 +30,16 @@ from spiceclust.outputs.report.story import choices, curves, heads, scores, trut
 from spiceclust.progress import Progress, Silent
 from spiceclust.result import Result
 
+STYLES: Final = ("base.css", "page.css")
 SCRIPTS: Final = (
+    "base.js",
     "tiles.js",
     "heat.js",
     "charts.js",
+    "colours.js",
     "paint.js",
     "map.js",
+    "stage.js",
     "selection.js",
     "truth.js",
     "page.js",
@@ -111,7 +115,7 @@ def page(title: str, content: dict[str, Any]) -> str:
         title: for the window.
         content: JSON values, which the scripts know by their names.
     """
-    style, script = _asset("page.css"), "\n".join(_asset(name) for name in SCRIPTS)
+    style, script = ("\n".join(map(_asset, names)) for names in (STYLES, SCRIPTS))
     policy = (
         f"default-src 'none'; img-src data:; style-src {_digest(style)}; script-src {_digest(script)}; "
         "base-uri 'none'; form-action 'none'"

@@ -23,7 +23,7 @@ function paintPoints(map, size, theme) {
       const x = Math.round(left + map.x[i] * scale);
       const y = Math.round(top + (1 - map.y[i]) * scale);
       if (x < -stamp.reach || y < -stamp.reach || x > width + stamp.reach || y > height + stamp.reach) continue;
-      const [red, green, blue] = colours[grey ? GREY : map.colours[map.labels[i]]];
+      const [red, green, blue] = colours[grey || map.labels[i] < 0 ? GREY : map.colours[map.labels[i]]];
       for (let k = 0; k < stamp.n; k++) {
         const column = x + stamp.dx[k];
         const row = y + stamp.dy[k];

@@ -2,6 +2,7 @@
 // Around the map: its tools and clusters, what is hovered, and the list of what is selected.
 
 const STRIP = 96; // pictures of a selection that are shown
+let stage = null; // the map's
 
 function pick(cluster) {
   const same = cluster === map.picked;
@@ -71,50 +72,22 @@ async function copyText(text, button) {
 }
 
 function showHover(point, x, y) {
-  const tip = byId('tip');
-  tip.hidden = point < 0;
+  stage.tip.hidden = point < 0;
   if (point < 0) return;
-  tiles.draw(tip.querySelector('canvas'), point);
-  const [path, facts] = tip.querySelectorAll('p');
-  path.replaceChildren(named(points.paths[point]));
-  facts.textContent = `cluster ${points.labels[point]} · confidence ${points.confidence[point].toFixed(2)}`;
-  const { width, height } = byId('canvas').getBoundingClientRect();
-  tip.style.left = `${x > width / 2 ? x - tip.offsetWidth - 16 : x + 16}px`;
-  tip.style.top = `${Math.min(Math.max(8, y - tip.offsetHeight / 2), height - tip.offsetHeight - 8)}px`;
+  tiles.draw(stage.tip.firstChild, point);
+  stage.tell(x, y, points.paths[point], `cluster ${points.labels[point]} · confidence ${points.confidence[point].toFixed(2)}`);
 }
 
 function buildMap() {
   byId('placed').textContent = `Each point is an image, placed by ${content.placed} of the embeddings: near points look alike to the model.`;
-  const places = unpack(content.points.positions, Uint16Array);
-  const axis = (first) => Float32Array.from({ length: places.length / 2 }, (_, i) => places[2 * i + first] / 65535);
-  const tools = make('div', { className: 'tools', role: 'toolbar', 'aria-label': 'Map' });
-  const canvas = make('canvas', { id: 'canvas', tabIndex: 0, role: 'application' });
-  canvas.setAttribute('aria-label', 'Map of all images. Arrow keys move it, plus and minus zoom, 0 shows all, Escape clears.');
-  const tip = make('div', { id: 'tip', hidden: true }, make('canvas', { className: 'picture' }), make('p', {}), make('p', { className: 'quiet' }));
-  const stage = make('div', { className: 'stage' }, canvas, tip, tools);
+  stage = new MapStage();
   const panel = make('div', { id: 'selection' },
     make('h3', {}, make('span', { id: 'selection-title', role: 'status' })), make('div', { id: 'selection-body' }));
   const legend = make('div', { id: 'legend', role: 'group', 'aria-label': 'Clusters' });
   const hint = note('Click a point to see its cluster. Drag to move, hold Shift to lasso; once clicked, the wheel zooms.', 'quiet');
-  byId('map-body').append(legend, make('div', { className: 'map-grid' }, make('div', {}, stage, hint), panel));
-  map = new ImageMap(canvas, { x: axis(0), y: axis(1), labels: points.labels }, content.counts.clusters, {
-    hover: showHover, select: selectPoints, pick,
-  });
-  const tool = (text, label, action) => {
-    const button = make('button', { type: 'button', textContent: text, 'aria-label': label, title: label });
-    button.addEventListener('click', () => action(button));
-    tools.append(button);
-    return button;
-  };
-  const lasso = tool('Lasso', 'Lasso: draw around points', () => {
-    map.lassoing = !map.lassoing;
-    lasso.setAttribute('aria-pressed', String(map.lassoing));
-    canvas.classList.toggle('lassoing', map.lassoing);
-  });
-  lasso.setAttribute('aria-pressed', 'false');
-  tool('+', 'Zoom in', () => map.magnify(1.5));
-  tool('−', 'Zoom out', () => map.magnify(1 / 1.5));
-  tool('All', 'Show all', () => map.home());
+  byId('map-body').append(legend, make('div', { className: 'map-grid' }, make('div', {}, stage.element, hint), panel));
+  const axes = axesOf(unpack(content.points.positions, Uint16Array));
+  map = stage.open({ ...axes, labels: points.labels }, content.counts.clusters, { hover: showHover, select: selectPoints, pick });
   content.clusters.forEach((cluster, number) => {
     const chip = make('button', { type: 'button', className: 'chip', 'aria-pressed': 'false' }, swatch(number), `${number}`);
     chip.setAttribute('aria-label', `Cluster ${number}, ${counted(cluster.size, 'image')}`);

@@ -1,33 +1,6 @@
 'use strict';
 // Small pictures: cut out of the atlases, shown as buttons in rows that the arrow keys walk through.
 
-/** An element with properties, attributes (names with a dash, or `role`) and children; text is only ever text. */
-function make(tag, properties = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(properties)) {
-    if (name.includes('-') || name === 'role') element.setAttribute(name, value);
-    else element[name] = value;
-  }
-  element.append(...children);
-  return element;
-}
-
-/** A name from outside, kept from turning the text around it. */
-function named(text) {
-  return make('bdi', { textContent: text });
-}
-
-const counted = (n, thing) => `${n.toLocaleString('en')} ${thing}${n === 1 ? '' : 's'}`;
-const percent = (share) => `${Math.round(share * 100)}%`;
-
-/** Numbers that were packed as base64 of little-endian integers. */
-function unpack(text, Kind) {
-  const binary = atob(text);
-  const bytes = new Uint8Array(binary.length);
-  for (let i = 0; i < binary.length; i++) bytes[i] = binary.charCodeAt(i);
-  return new Kind(bytes.buffer);
-}
-
 class Tiles {
   /**
    * @param atlases {columns, perAtlas, sheets: [{side, image}]}, the images base64 of WebP.
