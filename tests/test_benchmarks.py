@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import accuracy
 import end_to_end
 import gpu_cifar
+import localisation
 import neighbors
 import numpy as np
 import predict
@@ -166,6 +167,22 @@ def test_neighbours_are_measured_in_every_way(tmp_path: Path, capsys: pytest.Cap
     assert all(case["seconds"] > 0 and case["recall"] >= 0.98 for case in cases)
     assert [case["differ"] for case in cases if case["method"] == "whole"] == [0, 0]
     assert not list(tmp_path.glob("*.pt"))
+
+
+def test_heat_is_measured_against_boxes_and_between_two_digits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for part in ("train", "test"):
+        digits = np.zeros((50, 28, 28), np.uint8)
+        digits[:, 4:24, 4:24] = 120 + 30 * (np.arange(50)[:, None, None] % 5)
+        names = np.array(localisation.CLASSES)[np.arange(50) % 5]
+        np.savez(tmp_path / f"mnist_{part}.npz", images=digits, labels=names)
+    few = ["--images", "64", "--tested", "8", "--epochs", "1"]
+    localisation.main(["--data", str(tmp_path), "--out", str(tmp_path), *few])
+    found = json.loads((tmp_path / "localisation.json").read_text())
+    assert found["ways"]["the middle of the image"]["own"] == pytest.approx(0.5)
+    assert len(found["ways"]) == 5
+    assert all(0 <= value <= 1 for row in found["ways"].values() for value in row.values())
 
 
 def test_peak_memory_is_that_of_what_was_entered() -> None:

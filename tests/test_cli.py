@@ -71,7 +71,8 @@ def test_fit_leaves_a_report_and_the_command_writes_it_again_wherever_the_images
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = (place / "run/report.html").read_bytes()
-    assert b'"side":16' in first
+    assert b'"sheets":[{"side":16' in first
+    assert b'"heat":{"side":16' in first
     assert b'"without":{"gone":0,"room":0}' in first  # every image has its picture
     shutil.copytree(place / "run", tmp_path / "run")
     done = command(tmp_path, "report", "run")

@@ -21,14 +21,20 @@ from torch import Tensor, nn
 
 import spiceclust
 from spiceclust import pipeline, prediction
+from spiceclust.corrections import action_of
 from spiceclust.data.sources import open_source
 from spiceclust.data.vectors import open_inputs
 from spiceclust.errors import ConfigError, RunFolderError
+from spiceclust.files import sha256_file
 from spiceclust.given import Own
+from spiceclust.journal import open_journal
 from spiceclust.model_card import card_of
+from spiceclust.models.heads import build_head
 from spiceclust.models.resnet import ResNet
 from spiceclust.outputs.evaluate import evaluate, write_scores
+from spiceclust.progress import Silent
 from spiceclust.result import Result
+from spiceclust.shipped import describe_model
 from synthetic import shapes
 from test_pipeline import TINY, contents
 from test_pipeline import request as asked
@@ -141,6 +147,68 @@ def test_the_card_tells_of_true_labels_once_they_were_compared_with(tmp_path: Pa
     assert f"| NMI | {scores.nmi:.3f} |" in text
     assert f"| calibration error | {trust.ece:.3f} |" in text
     assert "On the 30 images" in text
+
+
+def largest_of(result: Result) -> int:
+    return int(np.bincount(result.labels).argmax())
+
+
+@pytest.fixture
+def learned(run: Path, tmp_path: Path) -> Path:
+    """A copy of a run whose clusters were named, and split, and from which a head of four clusters has learned."""
+    copy = shutil.copytree(run, tmp_path / "learned")
+    result = Result.load(copy)
+    head = build_head(describe_model(copy).design.n_features, 4)
+    (copy / "review/heads").mkdir(parents=True)
+    save_file(dict(head.state_dict()), copy / "head")
+    digest = sha256_file(copy / "head")
+    (copy / "head").rename(copy / f"review/heads/{digest}.safetensors")
+    largest = largest_of(result)
+    leaving, moved = np.flatnonzero(result.labels == largest)[:2].tolist()
+    with open_journal(copy, result, Silent()) as journal:
+        for action in (
+            {"do": "name", "cluster": largest, "name": "left | right <b>"},
+            {"do": "split", "cluster": largest, "rows": [leaving]},
+            {"do": "learn", "rows": [moved], "to": [3], "head": digest},
+        ):
+            journal.do(action_of(action))
+    return copy
+
+
+def test_a_head_that_learned_from_corrections_is_what_is_exported(learned: Path, tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (9, 24, 24), dtype=np.uint8)
+    embeddings = torch.from_numpy(prediction.transform(learned, open_source(images)))
+    (file,) = (learned / "review/heads").iterdir()
+    head = build_head(embeddings.shape[1], 4)
+    head.load_state_dict({name: torch.from_numpy(value) for name, value in load_file(file).items()})
+    with torch.no_grad():
+        wanted = head(embeddings).softmax(dim=1).numpy()
+
+    spiceclust.export(learned, tmp_path / "out", "safetensors")
+    found = prediction.predict(tmp_path / "out", open_source(images)).probabilities
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    card = (tmp_path / "out/README.md").read_text()
+    assert "Sorts images into 4 clusters" in card
+    largest = largest_of(Result.load(learned))
+    assert f"| {largest} left &#124; right &#60;b&#62; |" in card
+    spiceclust.export(learned, tmp_path / "onnx", "onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "onnx/model.onnx"), providers=["CPUExecutionProvider"])
+    assert session.get_outputs()[0].shape[1] == 4
+    assert json.loads(session.get_modelmeta().custom_metadata_map["cluster_names"])[largest] == "left | right <b>"
+
+    spiceclust.export(learned, tmp_path / "found", "safetensors", corrections=False)
+    assert prediction.predict(tmp_path / "found", open_source(images)).probabilities.shape == (9, 3)
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(RunFolderError, match="is damaged: undo the learning"):
+        spiceclust.export(learned, tmp_path / "new", "safetensors")
+
+
+def test_corrections_become_folders_and_names(learned: Path, tmp_path: Path) -> None:
+    spiceclust.export(learned, tmp_path / "out", "csv")
+    lines = [line.split(",") for line in (tmp_path / "out/clusters.csv").read_text().splitlines()]
+    largest = largest_of(Result.load(learned))
+    assert {line[-1] for line in lines[1:] if line[1] == str(largest)} == {"left | right <b>"}
+    assert sum(line[1] == "3" for line in lines[1:]) == 2
 
 
 def test_every_kind_goes_through_one_door(run: Path, tmp_path: Path) -> None:

@@ -92,6 +92,7 @@ def fit(
     )
     from spiceclust import pipeline
     from spiceclust.data.sources import open_source
+    from spiceclust.exports import heat_of
     from spiceclust.locks import locked, refuse_locked
     from spiceclust.outputs.contact_sheet import write_contact_sheet
     from spiceclust.outputs.report.page import write_report
@@ -103,7 +104,8 @@ def fit(
     result = pipeline.fit(images, request, out, device=device, progress=progress, compile=compile)
     with locked(out, progress):
         write_contact_sheet(out / "contact_sheet.png", result, images.picture)
-    page = write_report(out, result, images, progress=progress)
+    heat = heat_of(out, result, images, device=device, progress=progress)
+    page = write_report(out, result, images, heat=heat, progress=progress)
     clustered = int((result.labels >= 0).sum())
     for line in result.run["warnings"]:
         print(f"warning: {line}", file=sys.stderr)

@@ -7,12 +7,13 @@ from typing import Any, Final
 
 from spiceclust.config import choose
 from spiceclust.corrections import corrected
-from spiceclust.data.sources import open_source
-from spiceclust.errors import ConfigError, SourceError
+from spiceclust.data.sources import Source, open_source
+from spiceclust.errors import ConfigError, InputError, SourceError
 from spiceclust.journal import read_corrections
 from spiceclust.outputs.export import Exported, export_images
 from spiceclust.outputs.layouts import LAYOUTS
 from spiceclust.outputs.originals import source_of
+from spiceclust.outputs.report.heat import Heat, rows_to_heat
 from spiceclust.outputs.report.page import write_report
 from spiceclust.progress import Progress, Silent
 from spiceclust.result import Result
@@ -50,7 +51,8 @@ def export(
             name: a program that changes one in place changes both.
         source: the images, as in `fit`; None opens the folder that was clustered.
         encoder: the module, where the run was made with one of your own and `kind` is `onnx`.
-        corrections: whether those that a person made in `spiceclust review`, if any, are applied.
+        corrections: whether those that a person made in `spiceclust review`, if any, are applied; a classifier has
+            them as far as its head has learned from them there.
         progress: told of each image; silent by default.
 
     Returns:
@@ -64,18 +66,18 @@ def export(
             empty or cannot be written.
     """
     hint = choose(HINTS, kind, "kind of export")
-    if kind in LAYOUTS:
-        images = None if source is None else open_source(source, exclude=[Path(to)])
-        result = Result.load(Path(run))
-        state = read_corrections(Path(run), result) if corrections else None
-        if state is not None:
-            result = corrected(result, state)
-        return export_images(result, Path(to), kind, only=only, link=link, source=images, progress=progress)
-    if (only, link, source) != ("all", "copy", None):
+    if kind not in LAYOUTS and (only, link, source) != ("all", "copy", None):
         raise ConfigError(f"{kind} holds no images: leave out only, link and source, which choose among images")
+    images = None if source is None else open_source(source, exclude=[Path(to)])
+    result = Result.load(Path(run))
+    state = read_corrections(Path(run), result) if corrections else None
+    if state is not None and (kind in LAYOUTS or state.head):  # a classifier knows what its head has learned
+        result = corrected(result, state)
+    if kind in LAYOUTS:
+        return export_images(result, Path(to), kind, only=only, link=link, source=images, progress=progress)
     from spiceclust.model_export import export_model  # loads torch, which no other kind needs
 
-    export_model(Path(run), Path(to), kind, hint, encoder)
+    export_model(Path(run), result, Path(to), kind, hint, encoder, state.head if state else "")
     return Exported(Path(to), 0, [])
 
 
@@ -105,4 +107,31 @@ def report(run: str | Path, *, source: Any = None, progress: Progress | None = N
             raise
         missing = str(error)
         told.say(f"no pictures: {missing}")
-    return write_report(folder, result, images, missing=missing, progress=told)
+    heat = None if images is None else heat_of(folder, result, images, progress=told)
+    return write_report(folder, result, images, missing=missing, heat=heat, progress=told)
+
+
+def heat_of(
+    run: Path, result: Result, images: Source, *, device: str = "auto", progress: Progress | None = None
+) -> Heat | None:
+    """What made the typical images of a run belong to their clusters, for its report; None where its model cannot tell.
+
+    Args:
+        run: the run folder.
+        result: what it found.
+        images: those that were clustered.
+        device: where to compute.
+        progress: told of each image, and why there is none.
+    """
+    from spiceclust.localisation import heat_of_rows, refuse_embeddings  # these load torch
+    from spiceclust.prediction import open_model
+
+    told = progress or Silent()
+    try:
+        model = open_model(run, device)
+        refuse_embeddings(model)
+        chosen = rows_to_heat(result, model.image_size)
+        return Heat(*heat_of_rows(model, images, result.rows, result.labels, chosen, told))
+    except InputError as error:
+        told.say(f"no heat maps: {error}")
+        return None

@@ -88,9 +88,14 @@ def write_text(path: Path, content: str) -> None:
     write_bytes(path, content.encode("utf-8"))
 
 
+def json_text(content: Any) -> str:
+    """Indented JSON; NaN and infinities are refused, since JSON has none."""
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
 def write_json(path: Path, content: Any) -> None:
-    """Writes indented JSON atomically; NaN and infinities are refused, since JSON has none."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Writes indented JSON atomically, as `json_text`."""
+    write_text(path, json_text(content))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -111,15 +116,19 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_sealed(path: Path, content: dict[str, Any], version: int) -> None:
-    """Writes a JSON object atomically, with `format` and with a `checksum` of all the rest.
+    """Writes a JSON object atomically, `sealed`."""
+    write_json(path, sealed(content, version))
+
+
+def sealed(content: dict[str, Any], version: int) -> dict[str, Any]:
+    """A JSON object with `format` and with a `checksum` of all the rest.
 
     Args:
-        path: where.
         content: JSON values; neither of the two names is among its keys.
         version: the format.
     """
     whole = json.loads(json.dumps({"format": version, **content}))  # as it will be read: keys are texts
-    write_json(path, {**whole, "checksum": sha256_json(whole)})
+    return {**whole, "checksum": sha256_json(whole)}
 
 
 def read_sealed(

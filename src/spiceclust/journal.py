@@ -27,6 +27,7 @@ from spiceclust.result import ARRAYS, Result
 
 FOLDER: Final = "review"  # in a run, for all that belongs to corrections
 LOG: Final = "corrections.jsonl"
+HEADS: Final = "heads"  # in it, for heads that learned from corrections
 FORMAT: Final = 1
 WAY_OUT: Final = "restore it, or move it away to begin anew"
 UNDO, REDO = "undo", "redo"
@@ -170,6 +171,11 @@ def read_corrections(run: Path, result: Result) -> State | None:
         return None
     journal = Journal(path, result, sha256_file(run / ARRAYS))
     return journal.state if journal.actions else None
+
+
+def head_file(run: Path, digest: str) -> Path:
+    """Where a head lies that learned from corrections; the digest is the SHA-256 of the file."""
+    return run / FOLDER / HEADS / f"{digest}.safetensors"
 
 
 def _read(path: Path, digest: str) -> tuple[list[dict[str, Any]], int]:

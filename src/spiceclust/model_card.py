@@ -26,7 +26,7 @@ tags:
 # Clusters of {n_images:,} images
 
 Sorts images into {n_clusters} clusters. It was made with spiceclust {version} by the method of SPICE (Niu, Shan, Wang,
-*IEEE TIP* 2022) from images without labels: a cluster has a number and no name.
+*IEEE TIP* 2022) from images without labels{corrected}.
 
 ## Use
 
@@ -142,13 +142,19 @@ def card_of(result: Result, kind: str, name: str, n_features: int) -> str:
     }
     return _CARD.format(
         n_images=sum(distinct),
-        n_clusters=result.n_clusters,
+        n_clusters=result.n_clusters - len(result.merged),
+        corrected=(
+            ": a cluster has a number and no name"
+            if not (result.names or result.merged)
+            else ", and corrected by a person: names are theirs"
+        ),
         version=result.run["versions"]["spiceclust"],
         use=_USE.get(kind, _USE[""]).format(name=name, n_features=n_features),
         training=_table(training),
         clusters="\n".join(
-            f"| {cluster} | {size:,} | {reliable.mean():.0%} |" if size else f"| {cluster} | 0 | |"
+            f"| {_cell(result, cluster)} | {size:,} | {f'{reliable.mean():.0%}' if size else ''} |"
             for cluster, size, reliable in sizes
+            if cluster not in result.merged
         ),
         scores=_scores(result),
     )
@@ -157,6 +163,12 @@ def card_of(result: Result, kind: str, name: str, n_features: int) -> str:
 def onnx_readme(result: Result, size: int, channels: int) -> str:
     """How the file is run, as code that runs."""
     return _ONNX.format(n_clusters=result.n_clusters, size=size, channels=channels)
+
+
+def _cell(result: Result, cluster: int) -> str:
+    """A cluster's number and its name, which may not end the cell or begin something else."""
+    name = result.names.get(cluster, "")
+    return f"{cluster} {''.join(c if c.isalnum() or c in ' -_.,' else f'&#{ord(c)};' for c in name)}".rstrip()
 
 
 def _scores(result: Result) -> str:

@@ -16,36 +16,45 @@ import torch
 from torch import Tensor, nn
 
 from spiceclust.config import choose
-from spiceclust.errors import ConfigError
+from spiceclust.errors import ConfigError, RunFolderError
 from spiceclust.files import sha256_file, write_bytes
+from spiceclust.journal import head_file
 from spiceclust.model_card import card_of, onnx_readme
-from spiceclust.models.heads import Classifier
+from spiceclust.models.heads import Classifier, build_head
 from spiceclust.result import Result
-from spiceclust.shipped import VERSION, WEIGHTS, Model, describe_model, load_model, load_weights
+from spiceclust.shipped import VERSION, WEIGHTS, Model, describe_model, files_of_model, load_model
 from spiceclust.staging import new_folder, refuse_full
+from spiceclust.training.checkpoint import load_tensors
+
+Head = dict[str, Tensor]  # weights, as those of `models.heads.build_head`
 
 
 class Form(NamedTuple):
     """One form of the classifier.
 
     Attributes:
-        make: given the run, its Result and the module that is one's own, if any, returns the files by name.
+        make: given the run, its Result, the module that is one's own and the head that was learned from corrections,
+            if there are any, returns the files by name.
         needs: packages that are no dependency of this one.
     """
 
-    make: Callable[[Path, Result, nn.Module | None], dict[str, bytes]]
+    make: Callable[[Path, Result, nn.Module | None, Head | None], dict[str, bytes]]
     needs: tuple[str, ...]
 
 
-def export_model(run: Path, target: Path, kind: str, hint: str, own: nn.Module | None = None) -> None:
+def export_model(
+    run: Path, result: Result, target: Path, kind: str, hint: str, own: nn.Module | None = None, learned: str = ""
+) -> None:
     """Writes the classifier of a run into a new folder.
 
     Args:
         run: the run folder.
+        result: what was found there, with corrections where its head learned from them.
         target: the folder, new or empty.
         kind: a name of `MODELS`.
         hint: how to open it; `{}` stands for the folder.
         own: the encoder, where the run was made with a module of one's own.
+        learned: digest of the head that learned from corrections, in the place of the shipped one; empty for that.
 
     Raises:
         ConfigError: an unknown kind, a package that it needs is not installed, or an encoder that cannot be exported.
@@ -56,17 +65,25 @@ def export_model(run: Path, target: Path, kind: str, hint: str, own: nn.Module |
     if missing:
         raise ConfigError(f"{kind} needs {' and '.join(missing)}: pip install 'spiceclust[onnx]'")
     refuse_full(target)
-    result = Result.load(run)
-    files = form.make(run, result, own)
+    files = form.make(run, result, own, _learned_head(run, learned) if learned else None)
     about = {
         "kind": kind,
         "n_clusters": result.n_clusters,
         "model": sha256_file(run / "model" / WEIGHTS),
+        "head": learned,
         "open_with": hint.format("."),
     }
     with new_folder(target, about) as folder:
         for name, content in files.items():
             write_bytes(folder / name, content)
+
+
+def _learned_head(run: Path, digest: str) -> Head:
+    file = head_file(run, digest)
+    head = load_tensors(file, torch.device("cpu"))
+    if sha256_file(file) != digest:
+        raise RunFolderError(f"{file} is damaged: undo the learning in `spiceclust review`, or leave corrections out")
+    return head
 
 
 class _FromPixels(nn.Module):
@@ -82,7 +99,7 @@ class _FromPixels(nn.Module):
         return self.classifier.head(embeddings).softmax(dim=1), embeddings
 
 
-def _onnx(run: Path, result: Result, own: nn.Module | None) -> dict[str, bytes]:
+def _onnx(run: Path, result: Result, own: nn.Module | None, head: Head | None) -> dict[str, bytes]:
     """`model.onnx`, which says in its metadata how images must be prepared, and a README that shows it."""
     design = describe_model(run).design
     if design.kind == "embeddings":
@@ -91,6 +108,9 @@ def _onnx(run: Path, result: Result, own: nn.Module | None) -> dict[str, bytes]:
             "export it as safetensors"
         )
     model = load_model(run, torch.device("cpu"), own)
+    if head is not None:
+        model.classifier.head = build_head(model.n_features, len(head["2.bias"]))
+        model.classifier.head.load_state_dict(head)
     proto = _traced(model).model_proto
     for key, value in _onnx_metadata(result, model).items():
         proto.metadata_props.add(key=key, value=value)
@@ -140,13 +160,11 @@ def _onnx_metadata(result: Result, model: Model) -> dict[str, str]:
     }
 
 
-def _safetensors(run: Path, result: Result, own: nn.Module | None) -> dict[str, bytes]:
+def _safetensors(run: Path, result: Result, own: nn.Module | None, head: Head | None) -> dict[str, bytes]:
     """The files of the run's `model/`, with a model card; no encoder is built, so that none need be at hand."""
-    about = describe_model(run)
-    load_weights(about, torch.device("cpu"))  # refuses a file that is damaged
-    files = {name: (about.home / name).read_bytes() for name in ("config.json", WEIGHTS)}
-    card = card_of(result, about.design.kind, about.design.name, about.design.n_features)
-    return {**files, "README.md": card.encode("utf-8")}
+    design = describe_model(run).design
+    card = card_of(result, design.kind, design.name, design.n_features)
+    return {**files_of_model(run, head), "README.md": card.encode("utf-8")}
 
 
 MODELS: Final[dict[str, Form]] = {

@@ -5,16 +5,18 @@ N images, C clusters, D features.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from spiceclust.errors import ConfigError, RunFolderError
-from spiceclust.files import DAMAGED, read_sealed, sha256_file, write_sealed
+from spiceclust.files import DAMAGED, json_text, read_sealed, sealed, sha256_file, write_sealed
 from spiceclust.functional.novelty import Reference, make_reference, novelty
 from spiceclust.models.designs import build
 from spiceclust.models.encoders import Design, Encoder
@@ -27,6 +29,8 @@ from spiceclust.training.pixels import Pixels
 
 MODEL_FORMAT: Final = 3
 WEIGHTS: Final = "model.safetensors"
+CONFIG: Final = "config.json"
+HEAD: Final = "head."  # how the names of the head's weights begin
 REFERENCE: Final = "reference."  # how the names of what is kept of the training images begin
 VERSION: Final = version("spiceclust")
 
@@ -86,7 +90,7 @@ def save_model(folder: Path, classifier: Classifier, embeddings: Tensor) -> None
     reference = {f"{REFERENCE}{name}": tensor for name, tensor in make_reference(embeddings)._asdict().items()}
     save_tensors(target / WEIGHTS, {**classifier.state_dict(), **reference})
     write_sealed(
-        target / "config.json",
+        target / CONFIG,
         {
             "spiceclust": VERSION,
             "encoder": design.kind,
@@ -99,6 +103,28 @@ def save_model(folder: Path, classifier: Classifier, embeddings: Tensor) -> None
         },
         MODEL_FORMAT,
     )
+
+
+def files_of_model(folder: Path, head: dict[str, Tensor] | None = None) -> dict[str, bytes]:
+    """The files of `model/` by name, with another head where one is given; no encoder is built.
+
+    Args:
+        folder: of a run.
+        head: weights as those of `models.heads.build_head`, D to any number of clusters.
+
+    Raises:
+        RunFolderError: as `load_model`.
+    """
+    about = describe_model(folder)
+    tensors, _ = load_weights(about, torch.device("cpu"))  # refuses a file that is damaged
+    files = {name: (about.home / name).read_bytes() for name in (CONFIG, WEIGHTS)}
+    if head is None:
+        return files
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(HEAD)}
+    weights = save({**tensors, **{f"{HEAD}{name}": tensor for name, tensor in head.items()}})
+    facts = _read_config(about.home)
+    facts |= {"n_clusters": len(head["2.bias"]), "weights": hashlib.sha256(weights).hexdigest()}
+    return {CONFIG: json_text(sealed(facts, MODEL_FORMAT)).encode("utf-8"), WEIGHTS: weights}
 
 
 class Description(NamedTuple):
@@ -117,9 +143,9 @@ def describe_model(folder: Path) -> Description:
         RunFolderError: as `load_model`.
     """
     home = folder / "model" if (folder / "model").is_dir() else folder
-    if not (home / "config.json").exists():
+    if not (home / CONFIG).exists():
         raise RunFolderError(f"{folder} has no finished model: give its `spiceclust fit` command again to finish it")
-    facts = read_sealed(home / "config.json", MODEL_FORMAT, lambda content: content.get("format") == 2)
+    facts = _read_config(home)
     try:
         design = Design(
             str(facts.get("encoder", "moco")),  # the only one, before it was written
@@ -131,6 +157,10 @@ def describe_model(folder: Path) -> Description:
         return Description(home, design, int(facts["n_clusters"]), facts.get("weights"))
     except (KeyError, TypeError, ValueError) as error:
         raise RunFolderError(f"{home} is damaged ({error}): {DAMAGED}") from None
+
+
+def _read_config(home: Path) -> dict[str, Any]:
+    return read_sealed(home / CONFIG, MODEL_FORMAT, lambda content: content.get("format") == 2)
 
 
 def load_weights(about: Description, device: torch.device) -> tuple[dict[str, Tensor], str]:

@@ -27,6 +27,7 @@ from spiceclust.outputs.evaluate import evaluate, write_scores
 from spiceclust.outputs.report import atlas
 from spiceclust.outputs.report.atlas import COLUMNS, PER_ATLAS, Atlas, Tiles, draw_tiles
 from spiceclust.outputs.report.cards import BETWEEN, DOUBTFUL, TYPICAL, cards_of
+from spiceclust.outputs.report.heat import MOST, Heat, rows_to_heat
 from spiceclust.outputs.report.page import SCRIPTS, json_for_html, page, write_report
 from spiceclust.outputs.report.story import choices, curves, heads, scores, truth
 from spiceclust.progress import Silent
@@ -109,6 +110,30 @@ class Structure(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         self.elements.append(("/", {}))
+
+
+# Heat
+
+
+def test_maps_of_typical_images_come_with_their_points(make_result: MakeResult, tmp_path: Path) -> None:
+    result = make_result([-1, 0, 1, 0], 2)
+    maps = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    html = write_report(tmp_path, result, None, heat=Heat([3, 1], maps)).read_text()
+    found = content_of(html)["heat"]
+    assert (found["side"], found["points"]) == (3, [2, 0])  # the first row is no point
+    assert unpacked(found["values"], "<u1") == list(range(18))
+    assert content_of(write_report(tmp_path, result, None, heat=Heat([], maps[:0])).read_text())["heat"] is None
+    assert content_of(write_report(tmp_path, result, None).read_text())["heat"] is None
+
+
+def test_the_most_typical_of_every_cluster_come_first_and_large_images_are_few(make_result: MakeResult) -> None:
+    result = make_result([i % 5 for i in range(200)], 5)
+    rows, cards = rows_to_heat(result, 16), cards_of(result)
+    assert rows[:5] == [card.typical[0] for card in cards]
+    assert sorted(rows) == sorted(row for card in cards for row in card.typical)
+    assert rows_to_heat(result, 512) == rows[:16]
+    assert rows_to_heat(result, 4096) == rows[:5]
+    assert len(rows_to_heat(make_result([i % 300 for i in range(9000)], 300), 16)) == MOST
 
 
 # Policy and safety

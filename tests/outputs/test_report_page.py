@@ -10,6 +10,8 @@ import pytest
 
 from browser import BINARY, Page, chromium
 from spiceclust.data.sources import open_source
+from spiceclust.outputs.report.cards import cards_of
+from spiceclust.outputs.report.heat import Heat
 from spiceclust.outputs.report.page import write_report
 from spiceclust.result import Result
 
@@ -226,6 +228,47 @@ def test_an_image_opens_by_keys_and_says_what_is_known(page: Page, make_result: 
     assert told[:2] == [str(result.labels[row]), f"{result.confidence[row]:.3f}"]
     page.js("document.querySelector('#detail button').click()")
     assert page.js("document.getElementById('detail').open") is False
+
+
+def test_what_made_typical_images_belong_is_laid_over_them(page: Page, make_result: MakeResult, tmp_path: Path) -> None:
+    result, images = placed(make_result)
+    rows = [row for card in cards_of(result) for row in card.typical]
+    maps = np.zeros((len(rows), 4, 4), dtype=np.uint8)
+    maps[np.arange(len(rows)), 1, np.array(rows) % 4] = 255  # the hottest place tells which image it is
+    page.open(write_report(tmp_path, result, open_source(images), heat=Heat(rows, maps)))
+    assert page.js("document.querySelectorAll('.heat').length") == 0
+    assert page.js("getComputedStyle(document.querySelector('.heat-legend')).display") == "none"
+    page.js("document.getElementById('heat').click()")
+    assert page.js("document.querySelectorAll('#cards .heat').length") == len(rows)
+    shown = page.js(
+        "[...document.querySelectorAll('.heat')].map(c => {"
+        " const all = c.getContext('2d').getImageData(0, 0, 4, 4).data;"
+        " const alpha = [...all].filter((_, i) => i % 4 === 3);"
+        " return [c.closest('.tile').title, alpha.indexOf(Math.max(...alpha)), alpha.filter(a => a).length]; })"
+    )
+    for title, hottest, visible in shown:
+        assert (hottest, visible) == (4 + int(title.split(",")[0]) % 4, 1)
+    page.js("document.querySelector('.card .tile').click()")
+    laid = "getComputedStyle(document.querySelector('#detail .heat')).display"
+    assert page.js(laid) == "block"  # as the cards are
+    assert page.js("document.activeElement.textContent") == "Close"
+    for width in (390, 1280):
+        page.view(width, 900)
+        boxes = "['.large', '.heat'].map(n => document.querySelector(`#detail ${n}`).getBoundingClientRect().toJSON())"
+        picture, over = page.js(boxes)
+        assert picture == over
+    page.js("document.querySelector('#detail input').click()")
+    assert page.js(laid) == "none"
+    page.js("document.querySelector('#detail button').click(); document.getElementById('heat').click()")
+    assert page.js("getComputedStyle(document.querySelector('#cards .heat')).display") == "none"
+    assert page.complaints() == []
+
+
+def test_without_maps_there_is_nothing_to_switch(page: Page, make_result: MakeResult, tmp_path: Path) -> None:
+    show(page, tmp_path, *placed(make_result))
+    assert page.js("document.getElementById('heat-switch').offsetParent") is None
+    page.js("document.querySelector('.card .tile').click()")
+    assert page.js("document.querySelectorAll('#detail input').length") == 0
 
 
 def test_clusters_are_put_in_another_order(page: Page, make_result: MakeResult, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from spiceclust.config import TeacherConfig
 from spiceclust.functional.fixmatch import fixmatch_schedule
 from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import Context
+from spiceclust.training.lanes import Lane
 from spiceclust.training.movement import Movement
 from spiceclust.training.teacher import train_with_teacher
 
@@ -32,7 +33,7 @@ def trained(settings: TeacherConfig, numbers: list[int] | None = None) -> Artefa
         return SLOPE * sum(p.sum() for p in student.parameters()), torch.tensor(float(number))  # type: ignore[return-value]
 
     return train_with_teacher(
-        model(), step, settings, Movement(1, 1, 1000, 40, CONTEXT.device), "test", "semi", CONTEXT
+        model(), step, settings, Movement(1, 1, 1000, 40, CONTEXT.device), Lane(1), "test", "semi", CONTEXT
     )
 
 
@@ -73,7 +74,9 @@ def test_the_student_trains_and_the_teacher_lags_without_a_gradient() -> None:
         seen.append((student.weight.item(), teacher.average.weight.item()))
         return student(torch.ones(1, 1)).sum(), torch.tensor(1.0)
 
-    train_with_teacher(model(), step, SETTINGS, Movement(1, 1, 1000, 40, CONTEXT.device), "test", "semi", CONTEXT)
+    train_with_teacher(
+        model(), step, SETTINGS, Movement(1, 1, 1000, 40, CONTEXT.device), Lane(1), "test", "semi", CONTEXT
+    )
     assert seen[0] == (START, START)
     assert all(own < average for own, average in seen[1:])
 
@@ -86,7 +89,7 @@ def test_training_ends_when_what_was_noted_stopped_moving() -> None:
         return student(torch.ones(1, 1)).sum() * 0, torch.tensor(float(number))
 
     settings = SETTINGS.model_copy(update={"steps": 1000})
-    facts = train_with_teacher(model(), step, settings, movement, "test", "semi", CONTEXT).facts
+    facts = train_with_teacher(model(), step, settings, movement, Lane(1), "test", "semi", CONTEXT).facts
     assert facts["steps"] == 40
     assert facts["used"] == pytest.approx((36 + 37 + 38 + 39) / 4)  # the last tenth of those taken
     assert len(facts["loss"]) == -(-facts["steps"] // 5)

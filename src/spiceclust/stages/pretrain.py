@@ -22,6 +22,7 @@ from spiceclust.models.heads import build_projection
 from spiceclust.models.momentum import MomentumModel
 from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import Context
+from spiceclust.training.deferred import weights_later
 from spiceclust.training.inference import embed_images
 from spiceclust.training.lanes import Ahead, Lane
 from spiceclust.training.loop import Order, cosine, train
@@ -89,7 +90,7 @@ def run(images: Pixels, config: FitConfig, context: Context) -> Artefact:
         enqueue(queue, keys, number)
         return loss
 
-    with Lane(context.lanes) as lane:
+    with Lane(context.lanes) as lane, weights_later(query_model, lane):
         ahead = Ahead(two_views, steps, lane)
         curve = train(
             step,
@@ -106,6 +107,7 @@ def run(images: Pixels, config: FitConfig, context: Context) -> Artefact:
             name="1 pretrain (MoCo v2)",
             part="pretrain",
             context=context,
+            settle=lane.settle,
         )
     return Artefact(key_encoder.state_dict(), {"steps": steps, "loss": curve})
 

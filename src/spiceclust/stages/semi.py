@@ -62,7 +62,7 @@ def run(sight: Sight, model: nn.Module, selected: Artefact, config: FitConfig, c
 
     with Lane(context.lanes) as lane:
         ahead = Ahead(views_of, settings.steps, lane)
-        return train_with_teacher(model, step, settings, movement, "5 semi (FixMatch)", "semi", context)
+        return train_with_teacher(model, step, settings, movement, lane, "5 semi (FixMatch)", "semi", context)
 
 
 class _BalancedSampler:

@@ -8,12 +8,13 @@ is at least as fast as one whose every operator is split (docs/log.md). On a GPU
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
+from torch import Tensor
 
 T = TypeVar("T")
 P = TypeVar("P")
@@ -40,13 +41,24 @@ def open_lanes(device: torch.device) -> Iterator[int]:
         torch.set_num_threads(threads)
 
 
+def _threads(count: int) -> ThreadPoolExecutor:
+    """Threads whose operators are split as the caller's are: those of oneDNN ask nobody, and a new thread has all."""
+    return ThreadPoolExecutor(count, "lane", torch.set_num_threads, (torch.get_num_threads(),))
+
+
 def in_lanes(function: Callable[[P], T], items: Iterable[P], lanes: int) -> Iterator[T]:
     """As `map`, on several lanes at once; what `function` does may not depend on what it did before."""
     if lanes == 1:
         yield from map(function, items)
         return
-    with ThreadPoolExecutor(lanes) as pool:
+    with _threads(lanes) as pool:
         yield from pool.map(function, items)
+
+
+class _Deferred(NamedTuple):
+    begun: Future[Tensor]
+    work: Callable[[], Tensor]
+    use: Callable[[Tensor], None]
 
 
 class Lane:
@@ -57,7 +69,8 @@ class Lane:
     """
 
     def __init__(self, lanes: int) -> None:
-        self._pool = ThreadPoolExecutor(1, "lane") if lanes > 1 else None
+        self._pool = _threads(1) if lanes > 1 else None
+        self._deferred: list[_Deferred] = []
 
     def __enter__(self) -> Lane:
         return self
@@ -66,9 +79,28 @@ class Lane:
         if self._pool:
             self._pool.shutdown(cancel_futures=True)
 
+    @property
+    def second(self) -> bool:
+        """Whether there is a second one."""
+        return self._pool is not None
+
     def begin(self, work: Callable[[], T]) -> Callable[[], T]:
         """Begins `work`, and returns what waits for its result. Gradients and autocast are as in any new thread."""
         return self._pool.submit(work).result if self._pool else work
+
+    def defer(self, work: Callable[[], Tensor], use: Callable[[Tensor], None]) -> None:
+        """Has `work` done on whichever lane has time first, and its result given to `use` by `settle`."""
+        if self._pool:
+            self._deferred.append(_Deferred(self._pool.submit(work), work, use))
+        else:
+            use(work())
+
+    def settle(self) -> None:
+        """Does what was deferred and is not begun, side by side with the other lane, and uses all results in order."""
+        deferred, self._deferred = self._deferred, []
+        own = {each: each.work() for each in reversed(deferred) if each.begun.cancel()}
+        for each in deferred:
+            each.use(own[each] if each in own else each.begun.result())
 
 
 class Ahead(Generic[T]):

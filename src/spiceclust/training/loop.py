@@ -32,6 +32,7 @@ def train(
     part: str,
     context: Context,
     over: Callable[[int], bool] = lambda number: False,
+    settle: Callable[[], None] = lambda: None,
 ) -> list[float]:
     """Runs `steps` optimiser steps, or those that are left where a snapshot was kept.
 
@@ -47,6 +48,7 @@ def train(
         part: of the config whose `learning_rate` the optimiser has; an error names it.
         context: for progress and snapshots.
         over: asked after each step, by its number, whether the training may end before its time.
+        settle: called when the backward pass is over, before the optimiser looks at the gradients.
 
     Returns:
         The loss curve: means over equal stretches of steps, at most 200 values.
@@ -82,6 +84,7 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             loss = step(number)
             loss.backward()  # type: ignore[no-untyped-call]
+            settle()
             optimizer.step()
             pending[place] = loss.detach()
             ended = over(number)

@@ -16,6 +16,8 @@ from spiceclust.functional.fixmatch import fixmatch_schedule
 from spiceclust.models.momentum import MomentumModel
 from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import Context
+from spiceclust.training.deferred import weights_later
+from spiceclust.training.lanes import Lane
 from spiceclust.training.loop import train
 from spiceclust.training.movement import Movement
 from spiceclust.training.snapshots import Kept
@@ -26,6 +28,7 @@ def train_with_teacher(
     step: Callable[[nn.Module, nn.Module, int], tuple[Tensor, Tensor]],
     settings: TeacherConfig,
     movement: Movement,
+    lane: Lane,
     name: str,
     part: str,
     context: Context,
@@ -37,6 +40,7 @@ def train_with_teacher(
         step: given student, teacher and the number of the step, returns the scalar loss and the share of images used.
         settings: steps, learning rate, weight decay, momentum of the average.
         movement: what `step` notes predictions in; when they have stopped moving, the training is over.
+        lane: the second one.
         name: shown beside the progress.
         part: of the config that `settings` are.
         context: for progress.
@@ -59,23 +63,25 @@ def train_with_teacher(
 
     decayed = [p for p in student.parameters() if p.dim() > 1]
     plain = [p for p in student.parameters() if p.dim() <= 1]
-    curve = train(
-        taught,
-        steps=settings.steps,
-        optimizer=torch.optim.SGD(
-            [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-            lr=settings.learning_rate,
-            momentum=0.9,
-            nesterov=True,
-            fused=True,
-        ),
-        rate=lambda number: fixmatch_schedule(number, settings.steps),
-        state={"student": student, "teacher": teacher, "used": Kept(used=used), "movement": movement},
-        name=name,
-        part=part,
-        context=context,
-        over=movement.over,
-    )
+    with weights_later(student, lane):
+        curve = train(
+            taught,
+            steps=settings.steps,
+            optimizer=torch.optim.SGD(
+                [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+                lr=settings.learning_rate,
+                momentum=0.9,
+                nesterov=True,
+                fused=True,
+            ),
+            rate=lambda number: fixmatch_schedule(number, settings.steps),
+            state={"student": student, "teacher": teacher, "used": Kept(used=used), "movement": movement},
+            name=name,
+            part=part,
+            context=context,
+            over=movement.over,
+            settle=lane.settle,
+        )
     steps = int((used >= 0).sum())
     share = float(used[:steps][-max(1, steps // 10) :].mean())
     return Artefact(teacher.average.state_dict(), {"steps": steps, "loss": curve, "used": share})

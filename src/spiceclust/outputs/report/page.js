@@ -14,6 +14,12 @@ const points = {
 };
 const tiles = new Tiles(content.atlases, unpack(content.tiles, Int32Array));
 let map = null;
+const heats = new Map(); // point -> its values, where it has a map
+if (content.heat) {
+  const { side, points: heated, values } = content.heat;
+  const bytes = unpack(values, Uint8Array);
+  heated.forEach((point, i) => heats.set(point, bytes.subarray(i * side * side, (i + 1) * side * side)));
+}
 
 const describe = (point) =>
   `${points.paths[point]}, cluster ${points.labels[point]}, confidence ${points.confidence[point].toFixed(2)}`;
@@ -127,21 +133,55 @@ function showClusters() {
   });
 }
 
+// What made it belong
+
+function showHeat() {
+  if (!heats.size) return;
+  byId('heat-switch').hidden = false;
+  byId('heat-switch').after(heatLegend());
+  byId('heat').addEventListener('change', (event) => {
+    byId('clusters').classList.toggle('heated', event.target.checked);
+    if (!byId('cards').querySelector('.heat')) heatCards();
+  });
+}
+
+function heatCards() {
+  for (const card of byId('cards').children) {
+    for (const picture of card.querySelector('.tiles')?.querySelectorAll('.picture') ?? []) { // the typical ones
+      const values = heats.get(Number(picture.dataset.point));
+      if (values) picture.after(heatOf(content.heat.side, values));
+    }
+  }
+}
+
+/** The large picture, and where there is a map a switch that lays it over. */
+function heatedPicture(point) {
+  const canvas = make('canvas', { className: 'large', 'aria-hidden': 'true' });
+  tiles.draw(canvas, point);
+  const part = make('div', { className: 'pictured' }, make('div', { className: 'laid' }, canvas));
+  if (!heats.has(point)) return part;
+  part.firstChild.append(heatOf(content.heat.side, heats.get(point)));
+  const box = make('input', { type: 'checkbox', checked: byId('heat').checked });
+  const show = () => part.classList.toggle('heated', box.checked);
+  box.addEventListener('change', show);
+  show();
+  part.append(make('label', {}, box, ' What made it belong'), heatLegend());
+  return part;
+}
+
 // One image
 
 function openDetail(point) {
-  const canvas = make('canvas', { className: 'large', 'aria-hidden': 'true' });
-  tiles.draw(canvas, point);
   const facts = [
     ['Cluster', points.labels[point]],
     ['Confidence', points.confidence[point].toFixed(3)],
     ['Next likely', points.runnersUp[point]],
     ['Reliable', points.reliable[point] ? 'yes: its neighbours agree' : 'no'],
   ].map(([name, value]) => make('div', {}, make('dt', { textContent: name }), make('dd', { textContent: value })));
-  const close = make('button', { type: 'button', textContent: 'Close' });
+  const close = make('button', { type: 'button', textContent: 'Close', autofocus: true });
   close.addEventListener('click', () => byId('detail').close());
   const path = make('h3', { id: 'detail-path' }, named(points.paths[point]));
-  byId('detail').replaceChildren(canvas, make('div', {}, path, make('dl', {}, ...facts), close));
+  byId('detail').replaceChildren(heatedPicture(point), make('div', {}, path, make('dl', {}, ...facts), close));
   byId('detail').showModal();
 }
 
@@ -237,6 +277,7 @@ showOverview();
 if (content.points.positions) buildMap();
 else byId('map-body').append(note('This run was made before positions were kept. Give its fit command again to add them: finished stages are skipped.', 'quiet'));
 showClusters();
+showHeat();
 showTruth();
 showChoices();
 showCurves();

@@ -26,12 +26,14 @@ from spiceclust.files import write_text
 from spiceclust.locks import locked
 from spiceclust.outputs.report.atlas import COLUMNS, PER_ATLAS, Tiles, draw_tiles
 from spiceclust.outputs.report.cards import Card, cards_of, runners_up
+from spiceclust.outputs.report.heat import Heat, heat_content
 from spiceclust.outputs.report.story import choices, curves, heads, scores, truth
 from spiceclust.progress import Progress, Silent
 from spiceclust.result import Result
 
 SCRIPTS: Final = (
     "tiles.js",
+    "heat.js",
     "charts.js",
     "paint.js",
     "map.js",
@@ -47,7 +49,13 @@ MOST_FILES, MOST_REASONS = 1000, 20  # that are shown of those not read
 
 
 def write_report(
-    folder: Path, result: Result, source: Source | None, *, missing: str = "", progress: Progress | None = None
+    folder: Path,
+    result: Result,
+    source: Source | None,
+    *,
+    missing: str = "",
+    heat: Heat | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Writes `report.html` into the folder of a finished run, atomically, and returns its path.
 
@@ -56,6 +64,7 @@ def write_report(
         result: the run.
         source: its images; those that it does not hold as they were are shown as empty tiles. None where there is none.
         missing: why there is none, for the page.
+        heat: what made some images belong to their clusters; None where the encoder cannot tell.
         progress: told of each picture that is read.
 
     Raises:
@@ -63,11 +72,13 @@ def write_report(
     """
     path, told = folder / "report.html", progress or Silent()
     with locked(folder, told):
-        write_text(path, _report(folder, result, source, missing, told))
+        write_text(path, _report(folder, result, source, missing, heat, told))
     return path
 
 
-def _report(folder: Path, result: Result, source: Source | None, missing: str, progress: Progress) -> str:
+def _report(
+    folder: Path, result: Result, source: Source | None, missing: str, heat: Heat | None, progress: Progress
+) -> str:
     cards = cards_of(result)
     name = printable(folder.resolve().name)
     content = {
@@ -80,6 +91,7 @@ def _report(folder: Path, result: Result, source: Source | None, missing: str, p
         "scores": scores(result),
         "heads": heads(result),
         "clusters": _clusters(result, cards),
+        "heat": heat_content(result, heat),
         "points": _points(result),
         "placed": result.run.get("positions", "PCA"),
         "curves": curves(folder),
