@@ -64,7 +64,7 @@ def panel(curves: list[Curve], name: str, left: float, x_name: str, y_name: str)
     def y_of(value: float) -> float:
         return TOP + (HEIGHT - TOP - BOTTOM) * (1 - value) / (1 - low)
 
-    parts = [f'<text class="title" x="{left + LEFT}" y="16">{escape(name)}</text>']
+    parts = [f'<text class="title" x="{left + LEFT}" y="16">{escape(f"{name}: {y_name}")}</text>']
     for number in range(round((1 - low) / step) + 1):
         value = low + number * step
         ends = f'x1="{x_of(0):.0f}" x2="{x_of(most):.0f}" y1="{y_of(value):.1f}" y2="{y_of(value):.1f}"'
@@ -75,7 +75,6 @@ def panel(curves: list[Curve], name: str, left: float, x_name: str, y_name: str)
         parts.append(f'<text text-anchor="middle" x="{x_of(value):.0f}" y="{HEIGHT - BOTTOM + 16}">{value:g}</text>')
     middle = f'x="{x_of(most / 2):.0f}" y="{HEIGHT - BOTTOM + 32}"'
     parts.append(f'<text text-anchor="middle" {middle}>{escape(x_name)}</text>')
-    parts.append(f'<text x="{left + 6}" y="{TOP - 4}" text-anchor="start">{escape(y_name)}</text>')
     for curve in curves:
         kind = ' class="other"' if curve.dashed else ""
         places = [(x_of(x), y_of(y)) for x, y in curve.points]
