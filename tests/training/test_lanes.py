@@ -9,7 +9,7 @@ from spiceclust import pipeline
 from spiceclust.config import make_request
 from spiceclust.data.datasets import digits
 from spiceclust.data.sources import open_source
-from spiceclust.training.lanes import Ahead, Lane, in_lanes, open_lanes
+from spiceclust.training.lanes import Ahead, Lane, in_lanes, one_thread, open_lanes
 
 CPU = torch.device("cpu")
 BRIEF = {
@@ -42,6 +42,16 @@ def test_threads_are_divided_and_given_back(threads: None, given: int, each: int
     with pytest.raises(KeyError):
         fail()
     assert torch.get_num_threads() == given
+
+
+def test_one_thread_is_given_back(threads: None) -> None:
+    torch.set_num_threads(3)
+
+    @one_thread()
+    def within() -> int:
+        return torch.get_num_threads()
+
+    assert (within(), torch.get_num_threads(), within()) == (1, 3, 1)
 
 
 def test_a_gpu_has_one_lane(threads: None) -> None:

@@ -27,6 +27,7 @@ from spiceclust.functional.diffusion import Spread, Trust, extend, softened, spr
 from spiceclust.functional.links import link_loss
 from spiceclust.models.heads import ClusterHeads
 from spiceclust.result import Result
+from spiceclust.training.lanes import one_thread
 from spiceclust.training.loop import cosine
 
 NODES: Final = 3000  # of the graph: all pairs of them are compared, and others with each
@@ -100,6 +101,7 @@ def by_learning(actions: Iterable[Action], n: int) -> NDArray[np.bool_]:
     return learned
 
 
+@one_thread()
 def learn(
     result: Result, state: State, embeddings: NDArray[np.floating], learned: NDArray[np.bool_], seed: int = 0
 ) -> Proposal:

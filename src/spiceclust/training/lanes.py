@@ -41,6 +41,17 @@ def open_lanes(device: torch.device) -> Iterator[int]:
         torch.set_num_threads(threads)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keeps torch's operators on the caller's thread: many small ones are slow on two where others compute too."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _threads(count: int) -> ThreadPoolExecutor:
     """Threads whose operators are split as the caller's are: those of oneDNN ask nobody, and a new thread has all."""
     return ThreadPoolExecutor(count, "lane", torch.set_num_threads, (torch.get_num_threads(),))
