@@ -1,6 +1,7 @@
 """The pictures of pages in this folder, taken in a headless Chromium.
 
     python docs/screenshots.py runs/digits
+    python docs/screenshots.py runs/signs -signs
 
 RUN is a finished run with its report. `report.png` shows its beginning, and below it the map with a lasso's selection;
 `review.png` the review page with some images selected, and below it a question of "Review these".
@@ -26,14 +27,14 @@ WIDTH, TOP, BOTTOM = 1280, 836, 740  # pixels
 REVIEW = 760  # pixels, of the review page
 
 
-def main(run: Path, source: str | None = None) -> None:
-    """Writes docs/report.png and docs/review.png; `source` holds the images where the run does not say so."""
-    report(run)
-    review(run, source)
+def main(run: Path, ending: str = "") -> None:
+    """Writes docs/report.png and docs/review.png; `ending` goes behind these names."""
+    report(run, f"report{ending}.png")
+    review(run, f"review{ending}.png")
 
 
-def report(run: Path) -> None:
-    """Writes docs/report.png."""
+def report(run: Path, name: str) -> None:
+    """Writes a picture of the report."""
     with chromium() as page, tempfile.TemporaryDirectory() as folder:
         page.view(WIDTH, TOP)
         page.open(run / "report.html")
@@ -48,16 +49,15 @@ def report(run: Path) -> None:
             *((x + a * reach, y + b * reach) for a, b in ((-1, -0.4), (0.2, -1), (0.8, 0), (0.3, 1), (-0.9, 0.8)))
         )
         parts.append(_taken(page, Path(folder) / "map.png"))
-    _written(parts, "report.png")
+    _written(parts, name)
 
 
-def review(run: Path, source: str | None = None) -> None:
-    """Writes docs/review.png, of a copy of the run: what is corrected for it is in the picture alone."""
-    words = [] if source is None else ["--source", source]
+def review(run: Path, name: str) -> None:
+    """Writes a picture of the review of a copy of the run: what is corrected for it is in the picture alone."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / run.resolve().name
         shutil.copytree(run, copy, ignore=shutil.ignore_patterns("review", ".lock", "*.html", "*.png"))
-        with served(copy, *words, errors=Path(folder) / "errors.txt") as server, chromium() as page:
+        with served(copy, errors=Path(folder) / "errors.txt") as server, chromium() as page:
             page.view(WIDTH, REVIEW)
             page.open(f"http://127.0.0.1:{server.port}/{server.token}/")
             page.click(".cell[data-place='2']")
@@ -74,7 +74,7 @@ def review(run: Path, source: str | None = None) -> None:
             page.press("Enter")
             page.until("document.querySelector('.question .whole')?.complete")
             parts.append(_taken(page, Path(folder) / "question.png"))
-    _written(parts, "review.png")
+    _written(parts, name)
 
 
 def _written(parts: list[Image.Image], name: str) -> None:

@@ -138,7 +138,7 @@ def test_export_says_what_it_wrote_and_what_it_left_out(place: Path, tmp_path: P
     assert found == {os.path.realpath(place / "photos" / path): name for path, name in fitted.items()}
 
 
-def test_an_array_is_exported_when_it_is_given_again(
+def test_an_array_is_exported_from_its_file_or_when_it_is_given_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -146,10 +146,14 @@ def test_an_array_is_exported_when_it_is_given_again(
     Path("tiny.json").write_text(json.dumps(TINY))
     command(tmp_path, "fit", "images.npy", "--clusters", "3", "--out", "run", "--config", "tiny.json")
     asked = ("export", "run", "--to", "out", "--as", "imagefolder")
-    assert "give the same images again, with --source" in rejected(monkeypatch, capsys, *asked)
-    done = command(tmp_path, *asked, "--source", "images.npy")
+    done = command(tmp_path, "export", "run", "--to", "first", "--as", "imagefolder")
+    assert done.returncode == 0, done.stderr
+    Path("images.npy").rename("moved.npy")
+    assert "give them again, with --source" in rejected(monkeypatch, capsys, *asked)
+    done = command(tmp_path, *asked, "--source", "moved.npy")
     assert done.returncode == 0, done.stderr
     assert len(list(Path("out/train").glob("cluster_*/*.png"))) == 30
+    assert len(list(Path("first/train").glob("cluster_*/*.png"))) == 30
 
 
 @pytest.mark.parametrize("prefix", ["", "photos/", "absolute"])

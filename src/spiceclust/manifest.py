@@ -72,7 +72,8 @@ def read_manifest(folder: Path) -> list[Row]:
     path = folder / "images.parquet"
     try:
         with path.open("rb") as file:  # opened here: Arrow takes no path that is not UTF-8
-            return [Row(**row) for row in pq.read_table(file).to_pylist()]
+            # with threads Arrow aborts one process in ten at its end, where the machine is busy (apache/arrow 50482)
+            return [Row(**row) for row in pq.read_table(file, use_threads=False).to_pylist()]
     except FileNotFoundError:
         raise RunFolderError(f"{path} is missing: run `spiceclust fit` into {folder} again to finish it") from None
     except (pa.ArrowException, TypeError, OSError) as error:

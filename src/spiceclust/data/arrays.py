@@ -27,7 +27,7 @@ class Array:
         paths: the row numbers.
         description: for run.json.
         array: (N, H, W) or (N, H, W, 1 | 3 | 4) uint8, uint16, bool, or floats in [0, 1].
-        root: what opens it again, if it is built in; empty otherwise: row numbers are relative to nothing.
+        root: what opens it again; empty for an array that was given as such.
         extra: more images of the kind, which only stage 1 sees.
         benchmark: which data set of the paper this is, if one.
     """

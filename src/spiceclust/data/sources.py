@@ -72,7 +72,9 @@ def _open(source: Any, exclude: Sequence[Path], workers: int | None) -> Source:
         if colon and kind == "hf":
             return open_hugging_face(rest)
         if colon and kind in BENCHMARKS:
-            return open_benchmark(kind, rest)
+            benchmark = open_benchmark(kind, rest)
+            again = printable(f"{kind}:{os.path.abspath(rest)}")
+            return replace(benchmark, root=again) if isinstance(benchmark, Array) else benchmark
     if isinstance(source, str | os.PathLike):
         return _open_path(os.fspath(source), exclude, workers)
     if isinstance(source, Sequence) and not isinstance(source, bytes | bytearray):
@@ -94,7 +96,7 @@ def _open_path(path: str, exclude: Sequence[Path], workers: int | None) -> Sourc
             path, files, f"folder {shown}, {counted(len(files), 'file')}"
         )
     if path.lower().endswith((".npy", ".npz")):
-        return open_array(array_in(path), f"file {shown}")
+        return replace(open_array(array_in(path), f"file {shown}"), root=printable(os.path.abspath(path)))
     if shards := _shards([path]):
         return shards
     picture = Files([shown], f"file {shown}", [path], decoder=Decoder(workers))
