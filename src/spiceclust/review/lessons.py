@@ -90,12 +90,13 @@ class Lessons:
             now, vectors = self._ledger.now(), self._embeddings.all()
             proposal = learn(self._result, now.state, vectors, by_learning(now.actions, len(self._result.rows)))
             head = save({name: tensor.contiguous() for name, tensor in proposal.head.items()})
-            self._offer = _Offer(now.version, sha256_bytes(head), head, proposal)
+            digest = sha256_bytes(head)
+            self._offer = _Offer(now.version, digest, head, proposal)
         return {
             "rows": proposal.rows.tolist(),
             "from": proposal.now.tolist(),
             "to": proposal.to.tolist(),
-            "head": self._offer.digest,
+            "head": digest,
             "n_changed": len(proposal.rows),
             "seconds": round(proposal.seconds, 2),
         }
