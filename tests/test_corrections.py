@@ -113,6 +113,8 @@ def test_what_was_learned_changes_labels_but_not_what_is_fixed(result: Result) -
         ({"do": "merge", "clusters": [1], "into": 1}, "into itself"),
         ({"do": "name", "cluster": 0, "name": "x" * 81}, "81 characters: give at most 80"),
         ({"do": "name", "cluster": 0, "name": "a\nb"}, "cannot be seen"),
+        ({"do": "name", "cluster": 0, "name": "cluster_01"}, "without a name are called like 'cluster_01'"),
+        ({"do": "name", "cluster": 0, "name": "Cluster 2"}, "without a name are called like"),
         ({"do": "name", "cluster": 0, "name": "a\u202eb"}, "cannot be seen"),
         ({"do": "learn", "rows": [0, 1], "to": [0], "head": HEAD}, "2 images and 1 clusters"),
         ({"do": "learn", "rows": [0], "to": [0], "head": "../x"}, "head"),

@@ -196,6 +196,14 @@ def test_a_head_that_learned_from_corrections_is_what_is_exported(learned: Path,
     assert session.get_outputs()[0].shape[1] == 4
     assert json.loads(session.get_modelmeta().custom_metadata_map["cluster_names"])[largest] == "left | right <b>"
 
+    with open_journal(learned, Result.load(learned), Silent()) as journal:  # of which the head knows nothing
+        (leaving,) = np.flatnonzero(journal.state.labels == largest)[:1].tolist()
+        journal.do(action_of({"do": "split", "cluster": largest, "rows": [leaving]}))
+    spiceclust.export(learned, tmp_path / "later", "onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "later/model.onnx"), providers=["CPUExecutionProvider"])
+    facts = session.get_modelmeta().custom_metadata_map
+    assert (facts["n_clusters"], len(json.loads(facts["cluster_names"]))) == ("4", 4)
+
     spiceclust.export(learned, tmp_path / "found", "safetensors", corrections=False)
     assert prediction.predict(tmp_path / "found", open_source(images)).probabilities.shape == (9, 3)
     file.write_bytes(file.read_bytes()[:-1] + b"x")

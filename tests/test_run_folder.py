@@ -260,3 +260,13 @@ def test_what_killed_writers_left_is_swept(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"half")
     sweep(tmp_path)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["model", "run.json"]
+
+
+def test_what_a_review_is_writing_is_not_swept(tmp_path: Path) -> None:
+    half = tmp_path / "review/exports/.unfinished-cats"
+    with locked(tmp_path / "review", Silent()):
+        half.mkdir(parents=True)
+        sweep(tmp_path)
+        assert half.is_dir()
+    sweep(tmp_path)
+    assert not half.exists()

@@ -6,6 +6,7 @@ the same content, go together.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from spiceclust.result import Result
 
 NOWHERE: Final = -2  # label of an image that belongs to no cluster, by a person's word; -1 could not be read
 LONGEST_NAME: Final = 80  # characters
+DEFAULT_NAME: Final = re.compile(r"cluster[ _]?\d+", re.IGNORECASE)  # of clusters without one, in pages and exports
 
 Number = Annotated[int, Field(ge=0, lt=2**31)]
 Rows = Annotated[list[Number], Field(min_length=1)]
@@ -221,6 +223,8 @@ def _named(state: State, cluster: int, name: str) -> dict[int, str]:
         raise ConfigError(f"the name has {len(name)} characters: give at most {LONGEST_NAME}")
     if not name.isprintable():
         raise ConfigError("the name holds characters that cannot be seen: leave them out")
+    if DEFAULT_NAME.fullmatch(name):
+        raise ConfigError(f"clusters without a name are called like {name!r}: choose another name")
     taken = [each for each, given in others.items() if given.casefold() == name.casefold()]
     if taken:
         raise ConfigError(

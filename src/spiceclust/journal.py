@@ -225,6 +225,7 @@ def _begin(path: Path, digest: str) -> int:
     line = _sealed({"format": FORMAT, "result": digest})
     write_bytes(path, line)
     sync_folder(path.parent)
+    sync_folder(path.parent.parent)  # which may have got the folder just now
     return len(line)
 
 

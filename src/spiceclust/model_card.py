@@ -160,9 +160,9 @@ def card_of(result: Result, kind: str, name: str, n_features: int) -> str:
     )
 
 
-def onnx_readme(result: Result, size: int, channels: int) -> str:
+def onnx_readme(n_clusters: int, size: int, channels: int) -> str:
     """How the file is run, as code that runs."""
-    return _ONNX.format(n_clusters=result.n_clusters, size=size, channels=channels)
+    return _ONNX.format(n_clusters=n_clusters, size=size, channels=channels)
 
 
 def _cell(result: Result, cluster: int) -> str:

@@ -65,10 +65,11 @@ def export_model(
     if missing:
         raise ConfigError(f"{kind} needs {' and '.join(missing)}: pip install 'spiceclust[onnx]'")
     refuse_full(target)
-    files = form.make(run, result, own, _learned_head(run, learned) if learned else None)
+    head = _learned_head(run, learned) if learned else None
+    files = form.make(run, result, own, head)
     about = {
         "kind": kind,
-        "n_clusters": result.n_clusters,
+        "n_clusters": result.n_clusters if head is None else len(head["2.bias"]),
         "model": sha256_file(run / "model" / WEIGHTS),
         "head": learned,
         "open_with": hint.format("."),
@@ -114,7 +115,7 @@ def _onnx(run: Path, result: Result, own: nn.Module | None, head: Head | None) -
     proto = _traced(model).model_proto
     for key, value in _onnx_metadata(result, model).items():
         proto.metadata_props.add(key=key, value=value)
-    readme = onnx_readme(result, model.image_size, model.channels)
+    readme = onnx_readme(model.n_clusters, model.image_size, model.channels)
     return {"model.onnx": proto.SerializeToString(), "README.md": readme.encode("utf-8")}
 
 
@@ -149,14 +150,14 @@ def _onnx_metadata(result: Result, model: Model) -> dict[str, str]:
         "spiceclust": VERSION,
         "image_size": str(size),
         "channels": str(model.channels),
-        "n_clusters": str(result.n_clusters),
+        "n_clusters": str(model.n_clusters),
         "input": f"images: (N, {model.channels}, {size}, {size}) uint8 in [0, 255], {colours}; normalised inside",
         "preprocessing": (
             "turn as EXIF says, lay transparency on white, crop the centre square, resize to image_size with Lanczos "
             "where that shrinks and bicubic where it enlarges (Pillow, reducing_gap=3.0)"
         ),
         "output": "probabilities: (N, n_clusters), rows sum to 1; embeddings: (N, D), L2-normalised; float32",
-        "cluster_names": json.dumps(result.cluster_names),
+        "cluster_names": json.dumps(result.cluster_names[: model.n_clusters]),  # others were split off since it learned
     }
 
 

@@ -67,8 +67,14 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Removes what killed writers left half written; only for whom the folder is `locked`."""
+    """Removes what killed writers left half written; only for whom the folder is `locked`.
+
+    What lies in a folder within it that has a lock of its own, as that of a review, is left to whoever holds that.
+    """
+    others = [lock.parent for lock in folder.rglob(LOCK) if lock.parent != folder]
     for path in list(folder.rglob(f"{UNFINISHED}*")):
+        if any(path.is_relative_to(other) for other in others):
+            continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:

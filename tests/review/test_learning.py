@@ -65,6 +65,14 @@ def test_the_head_says_so_too() -> None:
     torch.testing.assert_close(said[others], torch.from_numpy(proposal.probabilities)[others], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("left", [0, 1])
+def test_nothing_is_learned_where_all_images_belong_nowhere(left: int) -> None:
+    result = result_of(FUSED, GROUPS)
+    rows = list(range(left, len(TRUTH)))
+    with pytest.raises(ConfigError, match="two are needed"):
+        learned_from(result, Merge(clusters=[0], into=1), Nowhere(rows=rows))
+
+
 def test_what_was_right_and_is_confirmed_stays() -> None:
     result = result_of(TRUTH, GROUPS, sure=0.6)
     assert len(learned_from(result, Confirm(rows=list(range(0, 200, 9)))).rows) == 0

@@ -55,6 +55,18 @@ def test_what_was_learned_counts_when_it_is_accepted(page: Reviewed) -> None:
     assert labels(page.post("redo", {})) == labels(after)
 
 
+def test_a_head_that_cannot_be_kept_is_not_accepted(page: Reviewed) -> None:
+    page.post("act", {"do": "move", "rows": [9], "to": 1})
+    found = page.post("learn", {})
+    before = page.get("state")
+    (page.run / "review/heads").write_text("in the way")
+    error = page.post("act", {"do": "learn", "head": found["head"]}, 409)["error"]
+    assert "review/heads cannot be made" in error
+    assert page.get("state") == before
+    (page.run / "review/heads").unlink()
+    assert page.post("act", {"do": "learn", "head": found["head"]})["head"] == found["head"]
+
+
 def test_what_was_learned_before_a_correction_is_not_accepted(page: Reviewed) -> None:
     page.post("act", {"do": "move", "rows": [9], "to": 1})
     found = page.post("learn", {})

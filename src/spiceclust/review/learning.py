@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from spiceclust.corrections import Action, Confirm, Learn, Move, Nowhere, Split, State
+from spiceclust.data.wording import counted
 from spiceclust.errors import ConfigError
 from spiceclust.functional.diffusion import Spread, Trust, extend, softened, spread, transitions
 from spiceclust.functional.links import link_loss
@@ -122,6 +123,8 @@ def learn(
         raise ConfigError("there is nothing to learn from yet: move or confirm some images, or answer questions")
     ok = np.array([row.status == "ok" for row in result.rows])
     rows = np.flatnonzero(ok & (state.labels >= 0))
+    if len(rows) < 2:
+        raise ConfigError(f"{counted(len(rows), 'different image')} in all clusters: two are needed to learn")
     beliefs = softened(torch.from_numpy(present(result, state, learned)[rows]))
     points = torch.from_numpy(embeddings[state.labels[ok] >= 0].astype(np.float32))
     task = _Task(

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from spiceclust.corrections import NOWHERE, Action, Confirm, Learn, Move, Nowhere, Split, State, applied, corrected
 from spiceclust.corrections import first_state as state_of
-from spiceclust.errors import ConfigError
-from spiceclust.files import sha256_bytes, write_bytes
+from spiceclust.errors import ConfigError, RunFolderError
+from spiceclust.files import sha256_bytes, sync_folder, write_bytes
 from spiceclust.journal import head_file
 from spiceclust.result import Result
 from spiceclust.review.embeddings import Embeddings
@@ -90,12 +90,13 @@ class Lessons:
             now, vectors = self._ledger.now(), self._embeddings.all()
             proposal = learn(self._result, now.state, vectors, by_learning(now.actions, len(self._result.rows)))
             head = save({name: tensor.contiguous() for name, tensor in proposal.head.items()})
-            self._offer = _Offer(now.version, sha256_bytes(head), head, proposal)
+            digest = sha256_bytes(head)
+            self._offer = _Offer(now.version, digest, head, proposal)
         return {
             "rows": proposal.rows.tolist(),
             "from": proposal.now.tolist(),
             "to": proposal.to.tolist(),
-            "head": self._offer.digest,
+            "head": digest,
             "n_changed": len(proposal.rows),
             "seconds": round(proposal.seconds, 2),
         }
@@ -163,8 +164,13 @@ class Lessons:
 
     def _keep(self, offer: _Offer) -> None:
         file = head_file(self._run, offer.digest)
-        file.parent.mkdir(exist_ok=True)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunFolderError(f"{file.parent} cannot be made ({error.strerror}): free it and try again") from None
         write_bytes(file, offer.head)
+        sync_folder(file.parent)
+        sync_folder(file.parent.parent)
 
     def _said(self, now: Now) -> NDArray[np.float32]:
         """(n, C') probabilities by the head in force, or, where it is of an earlier review, as the labels have them."""
