@@ -1,7 +1,7 @@
 """The pictures of pages in this folder, taken in a headless Chromium.
 
     python docs/screenshots.py runs/digits
-    python docs/screenshots.py runs/signs -signs
+    python docs/screenshots.py runs/signs -signs heat
 
 RUN is a finished run with its report. `report.png` shows its beginning, and below it the map with a lasso's selection;
 `review.png` the review page with some images selected, and below it a question of "Review these".
@@ -27,17 +27,19 @@ WIDTH, TOP, BOTTOM = 1280, 836, 740  # pixels
 REVIEW = 760  # pixels, of the review page
 
 
-def main(run: Path, ending: str = "") -> None:
-    """Writes docs/report.png and docs/review.png; `ending` goes behind these names."""
-    report(run, f"report{ending}.png")
+def main(run: Path, ending: str = "", switch: str = "") -> None:
+    """Writes docs/report.png and docs/review.png; `ending` goes behind these names, `heat` switches heat maps on."""
+    report(run, f"report{ending}.png", switch)
     review(run, f"review{ending}.png")
 
 
-def report(run: Path, name: str) -> None:
-    """Writes a picture of the report."""
+def report(run: Path, name: str, switch: str) -> None:
+    """Writes a picture of the report, with one of its boxes checked if it is named."""
     with chromium() as page, tempfile.TemporaryDirectory() as folder:
         page.view(WIDTH, TOP)
         page.open(run / "report.html")
+        if switch:
+            page.click(f"#{switch}")
         parts = [_taken(page, Path(folder) / "top.png")]
         page.view(WIDTH, BOTTOM)
         page.js("document.querySelector('nav').hidden = true")

@@ -182,7 +182,7 @@ def _join_parquet(parts: list[Path], out: BinaryIO) -> None:
 
     with pq.ParquetWriter(out, pq.read_schema(parts[0])) as writer:
         for part in parts:
-            writer.write_table(pq.read_table(part))
+            writer.write_table(pq.read_table(part, use_threads=False))
 
 
 WRITERS: Final[dict[str, Callable[[Columns], bytes]]] = {".csv": _csv, ".parquet": _parquet}
