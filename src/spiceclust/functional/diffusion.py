@@ -17,7 +17,7 @@ from torch.nn import functional as F
 ALPHA: Final = 0.9
 NEIGHBORS: Final = 10
 PRIORS: Final = (10.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)  # weights of a present label beside an answer's 1
-TOLERANCE: Final = 0.02  # of surprise: less is not worth believing present labels less
+TOLERANCE: Final = 0.005  # of surprise: less is not worth believing present labels less
 LEAST: Final = 1e-3  # share of a present label that every cluster has: it may be wrong
 
 
