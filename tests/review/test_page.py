@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -371,6 +371,28 @@ def test_heat_lies_on_the_picture(review: Review) -> None:
     assert page.js("document.querySelector('.heat')") is None
     page.press("Escape")
     review.closed()
+
+
+def test_what_changes_no_image_can_be_accepted_for_the_classifier(
+    review: Review, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn = learning.learn
+    monkeypatch.setattr(
+        learning,
+        "learn",
+        lambda *given: replace(learn(*given), **dict.fromkeys(("rows", "now", "to"), np.empty(0, np.int64))),
+    )
+    page = review.page
+    page.js(f"perform({json.dumps({'do': 'merge', 'clusters': [2], 'into': 3})}, '')")
+    page.until("2 in store.merged")
+    before = review.labels()
+    page.press("l")
+    page.until("document.querySelector('dialog .accept')")
+    page.press("Enter")
+    review.told("Learned: no image changed.")
+    review.closed()
+    assert review.log()[-1]["do"] == "learn"
+    assert review.labels() == before
 
 
 def test_what_would_be_learned_is_shown_before_it_counts(review: Review) -> None:

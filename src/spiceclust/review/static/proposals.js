@@ -71,8 +71,10 @@ async function proposeLearning() {
   const found = await waitingFor('Learn from my corrections', 'Learning from what you corrected: this takes some seconds…', () => api.post('learn'));
   if (!found) return;
   if (!found.rows.length) {
-    openDialog({ title: 'Learn from my corrections', kind: 'narrow', buttons: [closing('Close')],
-      body: [make('p', { textContent: 'Nothing would change: the model already agrees with what you corrected.' })] });
+    const dialog = openDialog({ title: 'No image would change', kind: 'narrow', key: acceptKey,
+      body: [make('p', { textContent: 'All images are where your corrections want them. Accept it if you mean to export the classifier, which then knows your corrections.' })],
+      buttons: acceptButtons('Accept', () => perform({ do: 'learn', head: found.head }, 'Learned: no image changed.')) });
+    dialog.querySelector('.accept').focus();
     return;
   }
   const images = counted(found.rows.length, 'image');
