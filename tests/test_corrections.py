@@ -52,10 +52,15 @@ def test_merged_clusters_keep_their_numbers_and_are_empty(result: Result) -> Non
         {"do": "merge", "clusters": [2], "into": 0},
     )
     assert state.labels.tolist() == [0, 0, 0, 0, -1, 0, 0]
-    assert (state.n_clusters, state.active, state.names) == (3, [0], {})
+    assert (state.n_clusters, state.active, state.names) == (3, [0], {0: "cats"})
     made = corrected(result, state)
     np.testing.assert_allclose(made.probabilities[[0, 1, 2, 3, 5, 6]], [[1, 0, 0]] * 6, atol=1e-6)
     assert made.merged == {1, 2}
+
+
+def test_a_merged_cluster_keeps_its_own_name(result: Result) -> None:
+    names = [{"do": "name", "cluster": i, "name": f"name {i}"} for i in (0, 1)]
+    assert after(result, *names, {"do": "merge", "clusters": [1, 2], "into": 0}).names == {0: "name 0"}
 
 
 def test_a_split_takes_the_next_number(result: Result) -> None:

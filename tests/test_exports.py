@@ -189,6 +189,7 @@ def test_a_head_that_learned_from_corrections_is_what_is_exported(learned: Path,
     np.testing.assert_allclose(found, wanted, atol=1e-5)
     card = (tmp_path / "out/README.md").read_text()
     assert "Sorts images into 4 clusters" in card
+    assert "corrected by a person" in card
     largest = largest_of(Result.load(learned))
     assert f"| {largest} left &#124; right &#60;b&#62; |" in card
     spiceclust.export(learned, tmp_path / "onnx", "onnx")

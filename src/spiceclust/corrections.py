@@ -41,7 +41,10 @@ class Name(_Action):
 
 
 class Merge(_Action):
-    """Puts the images of some clusters into another one; their numbers are not used again."""
+    """Puts the images of some clusters into another one, which takes over a name if it has none.
+
+    Their numbers are not used again.
+    """
 
     do: Literal["merge"] = "merge"
     clusters: Annotated[list[Number], Field(min_length=1)]
@@ -172,6 +175,8 @@ def applied(state: State, action: Action) -> State:
                 raise ConfigError(f"cluster {into} cannot be merged into itself")
             labels = np.where(np.isin(state.labels, clusters), into, state.labels)
             names = {cluster: name for cluster, name in state.names.items() if cluster not in clusters}
+            if into not in names and (brought := [state.names[each] for each in clusters if each in state.names]):
+                names[into] = brought[0]
             merged = {**state.merged, **dict.fromkeys(clusters, into)}
             return replace(state, labels=kept(labels), names=names, merged=merged)
         case Split(cluster=cluster, rows=rows):
@@ -251,7 +256,8 @@ def corrected(result: Result, state: State) -> Result:
     """The result with the corrections applied: what an export writes.
 
     Of a cluster that was merged, or split, or which an image left, the probability goes with the image. An image that
-    a person placed is certain and reliable; one that belongs nowhere has the label -1 and no probabilities.
+    a person placed is certain and reliable; one that belongs nowhere has the label -1 and no probabilities. The
+    metrics are left out: they are of what was found.
     """
     n, n_found = result.probabilities.shape
     probabilities = np.zeros((n, state.n_clusters), np.float32)
@@ -275,6 +281,7 @@ def corrected(result: Result, state: State) -> Result:
         labels=labels,
         probabilities=probabilities,
         reliable=np.where(state.fixed, labels >= 0, result.reliable),
+        metrics={},
         names=dict(state.names),
         merged=frozenset(state.merged),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -52,7 +53,7 @@ def export(
         source: the images, as in `fit`; None opens the folder that was clustered.
         encoder: the module, where the run was made with one of your own and `kind` is `onnx`.
         corrections: whether those that a person made in `spiceclust review`, if any, are applied; a classifier has
-            them as far as its head has learned from them there.
+            the names, and the rest as far as its head has learned from it there.
         progress: told of each image; silent by default.
 
     Returns:
@@ -73,6 +74,9 @@ def export(
     state = read_corrections(Path(run), result) if corrections else None
     if state is not None and (kind in LAYOUTS or state.head):  # a classifier knows what its head has learned
         result = corrected(result, state)
+    elif state is not None:
+        names = {cluster: name for cluster, name in state.names.items() if cluster < result.n_clusters}
+        result = replace(result, names=names)
     if kind in LAYOUTS:
         return export_images(result, Path(to), kind, only=only, link=link, source=images, progress=progress)
     from spiceclust.model_export import export_model  # loads torch, which no other kind needs

@@ -114,13 +114,14 @@ The encoder is a module whose code is not in this folder, `{name}`; its weights 
 }
 
 
-def card_of(result: Result, kind: str, name: str, n_features: int) -> str:
+def card_of(result: Result, kind: str, name: str, n_features: int, learned: bool = False) -> str:
     """A model card as the Hugging Face hub reads it: a YAML header, then what it is, from what, and how good.
 
     Args:
         result: of the run.
         kind, name, n_features: of the model's encoder, as `models.encoders.Design` has them; never what was asked for,
             which may be a path.
+        learned: whether its head learned from a person's corrections.
     """
     config = result.run["config"]
     distinct = [row.status == "ok" for row in result.rows]
@@ -145,7 +146,7 @@ def card_of(result: Result, kind: str, name: str, n_features: int) -> str:
         n_clusters=result.n_clusters - len(result.merged),
         corrected=(
             ": a cluster has a number and no name"
-            if not (result.names or result.merged)
+            if not (learned or result.names or result.merged)
             else ", and corrected by a person: names are theirs"
         ),
         version=result.run["versions"]["spiceclust"],

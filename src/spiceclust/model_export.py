@@ -164,7 +164,7 @@ def _onnx_metadata(result: Result, model: Model) -> dict[str, str]:
 def _safetensors(run: Path, result: Result, own: nn.Module | None, head: Head | None) -> dict[str, bytes]:
     """The files of the run's `model/`, with a model card; no encoder is built, so that none need be at hand."""
     design = describe_model(run).design
-    card = card_of(result, design.kind, design.name, design.n_features)
+    card = card_of(result, design.kind, design.name, design.n_features, head is not None)
     return {**files_of_model(run, head), "README.md": card.encode("utf-8")}
 
 

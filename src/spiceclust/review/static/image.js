@@ -40,8 +40,8 @@ function factsOf(row) {
     ['Cluster', label(store.labels[row])],
     ['Checked', store.fixed[row] ? 'yes, by you' : 'no'],
     ['Model', make('span', {}, `confidence ${store.confidence(row).toFixed(3)}, `, store.reliable[row] ? 'reliable: its neighbours agree' : 'doubtful')],
-    ['Next likely', label(store.nextLikely(row))],
   ];
+  if (store.nextLikely(row) !== store.labels[row]) found.push(['Next likely', label(store.nextLikely(row))]);
   if (store.status[row] === 1) found.push(['Copy', 'the same file is here more than once']);
   return found;
 }

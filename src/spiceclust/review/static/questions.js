@@ -18,7 +18,7 @@ async function askQuestions() {
     button('Skip', () => answer(asked, null), { key: 'Space' }),
     button('Belongs nowhere', () => answer(asked, NOWHERE), { key: 'X' }),
     button('Another…', () => answerOther(asked), { key: 'V' }),
-    button('Next likely', () => answer(asked, asked.second), { key: 'N' }),
+    button('Next likely', () => answerSecond(asked), { key: 'N' }),
     button('Right', () => answer(asked, asked.first), { key: 'Enter', kind: 'primary' }),
   ];
   asked.dialog = openDialog({ title: '', body: [asked.holder], buttons: foot, kind: 'full firm', key: (event) => keyInQuestion(event, asked) });
@@ -73,7 +73,7 @@ function keyInQuestion(event, asked) {
   const onButton = event.target.matches('button') && (event.key === 'Enter' || event.key === ' ');
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   const act = {
-    Enter: () => answer(asked, asked.first), y: () => answer(asked, asked.first), n: () => answer(asked, asked.second),
+    Enter: () => answer(asked, asked.first), y: () => answer(asked, asked.first), n: () => answerSecond(asked),
     x: () => answer(asked, NOWHERE), ' ': () => answer(asked, null), v: () => answerOther(asked),
     Backspace: () => goBack(asked), ArrowLeft: () => goBack(asked),
   }[key];
@@ -95,6 +95,11 @@ function answerOther(asked) {
   chooseCluster({ title: 'It belongs to', first: [asked.second], done: (cluster) => answer(asked, cluster) });
 }
 
+/** The runner-up, where it is another cluster: one that was merged or moved into may be its own. */
+function answerSecond(asked) {
+  if (asked.second !== asked.first) answer(asked, asked.second);
+}
+
 function goBack(asked) {
   asked.at = Math.max(0, asked.at - 1);
   showQuestion(asked);
@@ -104,7 +109,7 @@ function goBack(asked) {
 async function endQuestions(asked) {
   const given = asked.rows.filter((row) => asked.answers.has(row)).map((row) => ({ row, cluster: asked.answers.get(row) }));
   const { dialog } = asked;
-  if (!given.some(({ cluster }) => cluster !== null)) {
+  if (!given.length) {
     dialog.close();
     say('Nothing was answered.');
     return;
