@@ -473,10 +473,26 @@ def test_questions_that_were_not_answered_change_nothing(review: Review) -> None
     page = review.page
     page.press("r")
     page.until("document.querySelector('.question')")
-    page.press(" ")
     page.press("Escape")
     page.until("!document.querySelector('dialog')")
     assert review.log() == []
+
+
+def test_questions_that_were_skipped_are_not_asked_again(review: Review) -> None:
+    page = review.page
+    page.press("r")
+    page.until("document.querySelector('.question')")
+    page.until("document.querySelector('.question .path')?.textContent")
+    skipped = page.js("document.querySelector('.question .path').textContent")
+    page.press(" ")
+    page.press("Escape")
+    page.until("document.querySelector('.question')?.textContent.startsWith('0 answers taken')")
+    page.press("Escape")
+    page.until("!document.querySelector('dialog')")
+    assert review.log() == []
+    page.press("r")
+    page.until("document.querySelector('.question .path')?.textContent")
+    assert page.js("document.querySelector('.question .path').textContent") != skipped
 
 
 def test_the_lasso_selects_images_for_an_action(review: Review) -> None:
