@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spiceclust.errors import RunFolderError
-from spiceclust.files import write_bytes
+from spiceclust.files import sha256_file, write_bytes
 
 EMBEDDINGS: Final = "embeddings.safetensors"
 NAME: Final = "embeddings"  # of the array
@@ -47,15 +47,14 @@ def read_embeddings(folder: Path, record: Mapping[str, Any]) -> NDArray[np.float
     Raises:
         RunFolderError: not there, as in runs from before they were kept, or damaged.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
+    from safetensors import SafetensorError, safe_open
 
     path = folder / EMBEDDINGS
     try:
-        content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != record[RECORDED]:
+        if sha256_file(path) != record[RECORDED]:
             raise RunFolderError(f"{path} is damaged, or was changed: {AGAIN}")
-        return np.asarray(load(content)[NAME])
+        with safe_open(path, "numpy") as tensors:
+            return np.asarray(tensors.get_tensor(NAME))
     except (FileNotFoundError, KeyError):
         raise RunFolderError(f"{path} is missing, or not in run.json: {AGAIN}") from None
     except (SafetensorError, OSError) as error:

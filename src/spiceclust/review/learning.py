@@ -126,7 +126,9 @@ def learn(
     if len(rows) < 2:
         raise ConfigError(f"{counted(len(rows), 'different image')} in all clusters: two are needed to learn")
     beliefs = softened(torch.from_numpy(present(result, state, learned)[rows]))
-    points = torch.from_numpy(embeddings[state.labels[ok] >= 0].astype(np.float32))
+    places = np.flatnonzero(state.labels[ok] >= 0)
+    points = torch.empty((len(places), embeddings.shape[1]))
+    np.copyto(points.numpy(), embeddings if len(places) == len(embeddings) else embeddings[places])
     task = _Task(
         F.normalize(points, dim=1, out=points),
         beliefs,
