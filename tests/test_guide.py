@@ -102,7 +102,7 @@ def run(block: Block, folder: Path, environment: dict[str, str]) -> str:
 
 def loosely(line: str) -> str:
     """A line without what another run may change: numbers and their units, and yes or no."""
-    line = re.sub(r"\d[\d.,:]*( (s|min|h)\b)?", "0", line.strip())
+    line = re.sub(r"\d[\d.,:]*(e[+-]?\d+,?)?( (s|min|h)\b)?", "0", line.strip())
     return re.sub(r"\b(true|True|false|False)\b", "yes", line)
 
 
