@@ -1,6 +1,6 @@
 """Whether heat maps lie on what decides: digits at random places of a noisy canvas, alone and in pairs.
 
-python benchmarks/localisation.py --data /work/shared/data
+python benchmarks/localisation.py --data DIR
 
 A classifier of the shipped form learns these digits from their true labels for two minutes: what is measured is where
 it is said to look, not whether it found the classes by itself. n images of S pixels a side.
@@ -136,7 +136,7 @@ def main(words: list[str] | None = None) -> None:
             "points_own": float(np.mean([points(asked[i], boxes[:, i]) for i in (0, 1)])),
             "points_other": float(np.mean([points(asked[i], boxes[:, 1 - i]) for i in (0, 1)])),
         }
-    lines = [about("Localisation", f"python benchmarks/localisation.py --data {options.data}"), ""]
+    lines = [about("Localisation", "python benchmarks/localisation.py --data DIR"), ""]
     lines += [
         f"{options.tested} canvases with one digit, whose box takes {box.mean():.3f} of the area, and "
         f"{options.tested} with two of different classes. The "

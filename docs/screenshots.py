@@ -1,7 +1,7 @@
 """The pictures of pages in this folder, taken in a headless Chromium.
 
     python docs/screenshots.py runs/digits
-    python docs/screenshots.py runs/signs -signs heat
+    python docs/screenshots.py runs/signs -signs.webp heat
 
 RUN is a finished run with its report. `report.png` shows its beginning, and below it the map with a lasso's selection;
 `review.png` the review page with some images selected, and below it a question of "Review these".
@@ -27,10 +27,10 @@ WIDTH, TOP, BOTTOM = 1280, 836, 740  # pixels
 REVIEW = 760  # pixels, of the review page
 
 
-def main(run: Path, ending: str = "", switch: str = "") -> None:
-    """Writes docs/report.png and docs/review.png; `ending` goes behind these names, `heat` switches heat maps on."""
-    report(run, f"report{ending}.png", switch)
-    review(run, f"review{ending}.png")
+def main(run: Path, ending: str = ".png", switch: str = "") -> None:
+    """Writes docs/report.png and docs/review.png; `ending` takes the place of theirs, `heat` switches heat maps on."""
+    report(run, f"report{ending}", switch)
+    review(run, f"review{ending}")
 
 
 def report(run: Path, name: str, switch: str) -> None:
@@ -85,7 +85,7 @@ def _written(parts: list[Image.Image], name: str) -> None:
     for part in parts:
         sheet.paste(part, (0, top))
         top += part.height
-    sheet.save(HERE / name, optimize=True)
+    sheet.save(HERE / name, optimize=True, quality=92)
 
 
 def _taken(page: Page, path: Path) -> Image.Image:

@@ -259,20 +259,8 @@ def corrected(result: Result, state: State) -> Result:
     a person placed is certain and reliable; one that belongs nowhere has the label -1 and no probabilities. The
     metrics are left out: they are of what was found.
     """
-    n, n_found = result.probabilities.shape
-    probabilities = np.zeros((n, state.n_clusters), np.float32)
-    probabilities[:, :n_found] = result.probabilities
-    for cluster in state.merged:
-        into = state.merged[cluster]
-        while into in state.merged:
-            into = state.merged[into]
-        probabilities[:, into] += probabilities[:, cluster]
-        probabilities[:, cluster] = 0
+    probabilities = carried(result, state, np.ones(len(state.labels), bool))
     labels = np.where(state.labels == NOWHERE, -1, state.labels)
-    before = probabilities.argmax(axis=1)
-    moved = np.flatnonzero((labels >= 0) & (labels != before))
-    probabilities[moved, labels[moved]] += probabilities[moved, before[moved]]
-    probabilities[moved, before[moved]] = 0
     sure = state.fixed & (labels >= 0)
     probabilities[state.fixed | (labels < 0)] = 0
     probabilities[sure, labels[sure]] = 1
@@ -285,3 +273,26 @@ def corrected(result: Result, state: State) -> Result:
         names=dict(state.names),
         merged=frozenset(state.merged),
     )
+
+
+def carried(result: Result, state: State, movable: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """(n, C') float32: the probabilities of the result, which went along where clusters were merged and images moved.
+
+    Args:
+        result, state: as for `corrected`.
+        movable: (n,) bool, of which images a move counts.
+    """
+    n, n_found = result.probabilities.shape
+    probabilities = np.zeros((n, state.n_clusters), np.float32)
+    probabilities[:, :n_found] = result.probabilities
+    for cluster in state.merged:
+        into = state.merged[cluster]
+        while into in state.merged:
+            into = state.merged[into]
+        probabilities[:, into] += probabilities[:, cluster]
+        probabilities[:, cluster] = 0
+    before = probabilities.argmax(axis=1)
+    moved = np.flatnonzero(movable & (state.labels >= 0) & (state.labels != before))
+    probabilities[moved, state.labels[moved]] += probabilities[moved, before[moved]]
+    probabilities[moved, before[moved]] = 0
+    return probabilities

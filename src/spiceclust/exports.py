@@ -9,11 +9,11 @@ from typing import Any, Final
 from spiceclust.config import choose
 from spiceclust.corrections import corrected
 from spiceclust.data.sources import Source, open_source
-from spiceclust.errors import ConfigError, InputError, SourceError
+from spiceclust.errors import ConfigError, InputError
 from spiceclust.journal import read_corrections
 from spiceclust.outputs.export import Exported, export_images
 from spiceclust.outputs.layouts import LAYOUTS
-from spiceclust.outputs.originals import source_of
+from spiceclust.outputs.originals import images_of
 from spiceclust.outputs.report.heat import Heat, rows_to_heat
 from spiceclust.outputs.report.page import write_report
 from spiceclust.progress import Progress, Silent
@@ -103,14 +103,7 @@ def report(run: str | Path, *, source: Any = None, progress: Progress | None = N
     """
     folder, told = Path(run), progress or Silent()
     result = Result.load(folder)
-    images, missing = None, ""
-    try:
-        images = source_of(result) if source is None else open_source(source, exclude=[folder])
-    except SourceError as error:
-        if source is not None:
-            raise
-        missing = str(error)
-        told.say(f"no pictures: {missing}")
+    images, missing = images_of(result, folder, source, told)
     heat = None if images is None else heat_of(folder, result, images, progress=told)
     return write_report(folder, result, images, missing=missing, heat=heat, progress=told)
 

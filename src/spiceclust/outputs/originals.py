@@ -7,7 +7,7 @@ import io
 import os
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from spiceclust.errors import RunFolderError, SourceError
 from spiceclust.files import UNFINISHED
 from spiceclust.manifest import Row
 from spiceclust.outputs.safe_names import safe_names
+from spiceclust.progress import Progress
 from spiceclust.result import Result
 
 # Endings that viewers and loaders go by; a file with another one is given that of its format.
@@ -42,6 +43,27 @@ def source_of(result: Result) -> Source:
         return open_source(root)
     except SourceError as error:
         raise SourceError(f"{error}; the images of the run were there: give them again, with --source") from None
+
+
+def images_of(result: Result, run: Path, source: Any, progress: Progress) -> tuple[Source | None, str]:
+    """The images to show beside a run, or None and why there are none where those it names are not there any more.
+
+    Args:
+        result: of the run.
+        run: its folder, which is left out where it lies inside the source.
+        source: the images, as in `fit`; None opens those that were clustered.
+        progress: told why there are none.
+
+    Raises:
+        SourceError: the images that are given cannot be opened.
+    """
+    if source is not None:
+        return open_source(source, exclude=[run]), ""
+    try:
+        return source_of(result), ""
+    except SourceError as error:
+        progress.say(f"no pictures: {error}")
+        return None, str(error)
 
 
 def new_names(source: Source, rows: list[Row], places: list[int | None]) -> list[str]:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from spiceclust.corrections import Action, Confirm, Learn, Move, Nowhere, Split, State
+from spiceclust.corrections import Action, Confirm, Learn, Move, Nowhere, Split, State, carried
 from spiceclust.data.wording import counted
 from spiceclust.errors import ConfigError
 from spiceclust.functional.diffusion import Spread, Trust, extend, softened, spread, transitions
@@ -125,7 +125,7 @@ def learn(
     rows = np.flatnonzero(ok & (state.labels >= 0))
     if len(rows) < 2:
         raise ConfigError(f"{counted(len(rows), 'different image')} in all clusters: two are needed to learn")
-    beliefs = softened(torch.from_numpy(present(result, state, learned)[rows]))
+    beliefs = softened(torch.from_numpy(carried(result, state, ~state.fixed & ~learned)[rows]))
     places = np.flatnonzero(state.labels[ok] >= 0)
     points = torch.empty((len(places), embeddings.shape[1]))
     np.copyto(points.numpy(), embeddings if len(places) == len(embeddings) else embeddings[places])
@@ -166,30 +166,6 @@ def learn(
         prior=trust.prior,
         seconds=time.perf_counter() - start,
     )
-
-
-def present(result: Result, state: State, learned: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """(n, C') float32: the probabilities of the result, in the clusters that a person merged and split.
-
-    Where a person's splits and merges moved an image, the probability of the cluster that it left goes with it. What
-    a person said of single images is left out, and what was learned.
-    """
-    probabilities = np.zeros((len(state.labels), state.n_clusters), np.float32)
-    probabilities[:, : result.n_clusters] = result.probabilities
-    for cluster in state.merged:
-        probabilities[:, _end(state, cluster)] += probabilities[:, cluster]
-        probabilities[:, cluster] = 0
-    before = probabilities.argmax(axis=1)
-    moved = np.flatnonzero((state.labels >= 0) & ~state.fixed & ~learned & (state.labels != before))
-    probabilities[moved, state.labels[moved]] += probabilities[moved, before[moved]]
-    probabilities[moved, before[moved]] = 0
-    return probabilities
-
-
-def _end(state: State, cluster: int) -> int:
-    while cluster in state.merged:
-        cluster = state.merged[cluster]
-    return cluster
 
 
 def _spread(task: _Task) -> tuple[Spread, Trust]:

@@ -16,14 +16,14 @@ import numpy as np
 from spiceclust.config import choose
 from spiceclust.corrections import Action, Learn, Merge, Name, Split, action_of, corrected
 from spiceclust.data.images import planes, readers
-from spiceclust.data.sources import Source, open_source
+from spiceclust.data.sources import Source
 from spiceclust.data.wording import counted, printable
 from spiceclust.errors import ConfigError, SourceError
 from spiceclust.functional.halves import halves
 from spiceclust.journal import FOLDER, Journal, open_journal
 from spiceclust.outputs.export import export_images
 from spiceclust.outputs.layouts import LAYOUTS
-from spiceclust.outputs.originals import source_of
+from spiceclust.outputs.originals import images_of
 from spiceclust.outputs.packing import STEPS, fitted, packed
 from spiceclust.outputs.report.cards import runners_up
 from spiceclust.outputs.safe_names import safe_names
@@ -227,14 +227,8 @@ def open_session(run: Path, source: str | None, progress: Progress) -> Iterator[
         RunFolderError: it is no finished run, or another process reviews it.
     """
     result = Result.load(run)
-    images, pictures, missing = None, None, ""
-    try:
-        images = source_of(result) if source is None else open_source(source, exclude=[run])
-    except SourceError as error:
-        if source is not None:
-            raise
-        missing = str(error)
-        progress.say(f"no pictures: {missing}")
+    images, missing = images_of(result, run, source, progress)
+    pictures = None
     with ExitStack() as opened:
         journal = opened.enter_context(open_journal(run, result, progress))
         if images is not None:
