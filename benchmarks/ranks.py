@@ -1,0 +1,255 @@
+"""Fits under torchrun: as good with 1, 2 and 4 processes and on two hosts as with one, and the same after a kill.
+
+    python benchmarks/ranks.py --seeds 3 --kills 20
+
+The hosts are network namespaces of this machine, which only root may make; all processes share its processors, so the
+seconds tell what sharing costs and not what more machines would gain. Labels score what is finished.
+
+Each kill is a run of its own: SIGKILL for a random rank at a random moment of a random phase of the run, then torchrun
+starts all ranks again (`--max-restarts`). It must end with the bytes of a run of as many ranks that was never killed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import signal
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from _faults.child import RESULTS
+from _ranks.hosts import HERE, Host, two_hosts
+from _ranks.job import Job
+from _report import about, commit, write_results
+
+from spiceclust.outputs.evaluate import evaluate, read_truth
+from spiceclust.result import Result
+
+STAGES: Final = ("1-pretrain", "2-embed", "3-self", "4-select", "5-semi")
+BEFORE, AFTER = "start", "end"  # phases of a run before its first stage and after its last
+TIMED: Final = ("1-pretrain", "2-embed", "3-self", "5-semi")
+MEASURES: Final = ("acc", "nmi", "ari")
+ON_HOSTS: Final = "2 hosts, 1 each"
+BRIEF: Final[dict[str, Any]] = {
+    "pretrain": {"epochs": 2},
+    "embed": {"cached_views": 2},
+    "self_label": {"rounds": 30},
+    "graph_label": {"steps": 100},
+    "scan": {"steps": 100},
+    "semi": {"steps": 60},
+}  # of the runs that are killed
+EVERY: Final = 5  # steps between two snapshots of these
+RESTARTS: Final = 3
+LONGEST: Final = 3600.0  # seconds that a run may take
+
+Found = dict[str, Any]
+
+
+@contextmanager
+def place_of(layout: str, folder: Path) -> Iterator[tuple[Sequence[Host], int]]:
+    """The hosts of a layout, and the processes on each."""
+    if layout == ON_HOSTS:
+        with two_hosts(folder) as hosts:
+            yield hosts, 1
+    else:
+        yield (HERE,), int(layout)
+
+
+def words_of(out: Path, seed: int, config: Path | None) -> list[str]:
+    words = ["fit", "builtin:digits", "--clusters", "10", "--seed", str(seed), "--out", str(out)]
+    return [*words, "--config", str(config)] if config else words
+
+
+def measure(layout: str, seed: int, folder: Path, config: Path | None) -> Found:
+    """A whole fit: its scores, and its seconds by stage and in all. What is finished is not made again."""
+    run, noted = folder / "run", folder / "seconds.json"
+    if not noted.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        elsewhere = folder / "of the second host"
+        words = [words_of(out, seed, config) for out in (run, elsewhere)]
+        start = time.perf_counter()
+        with place_of(layout, folder) as (hosts, processes), Job(words, processes, folder, hosts=hosts) as job:
+            if not job.wait(LONGEST):
+                raise RuntimeError(job.said())
+        if elsewhere.exists():
+            raise RuntimeError(f"the second host wrote {elsewhere}")
+        noted.write_text(json.dumps(time.perf_counter() - start))
+    result = Result.load(run)
+    scores, _ = evaluate(result, read_truth("digits", result))
+    return {measure: getattr(scores, measure) for measure in MEASURES} | {
+        "seconds": {stage: result.run["seconds"][stage] for stage in TIMED} | {"all": json.loads(noted.read_text())}
+    }
+
+
+def kill(count: int, processes: int, seed: int, folder: Path) -> Found:
+    """Kills a rank in each of `count` runs.
+
+    Returns:
+        How many runs were killed, by the phase in which that was and by rank, how many ended with exit code 0, and how
+        many of them with the bytes of the unbroken run.
+    """
+    draw = np.random.default_rng(seed)
+    config = folder / "brief.json"
+    config.write_text(json.dumps(BRIEF))
+    child = ["--every", str(EVERY)]
+
+    def job(name: str) -> Job:
+        words = words_of(folder / name / "run", 0, config)
+        return Job([words], processes, folder / name, restarts=RESTARTS, child=child)
+
+    start = time.monotonic()
+    with job("whole") as whole:
+        if not whole.wait(LONGEST):
+            raise RuntimeError(whole.said())
+    taken = seconds_of(folder / "whole/run", time.monotonic() - start)
+    unbroken = contents(folder / "whole/run")
+    phases, ranks = Counter[str](), Counter[str]()
+    killed = ended = same = 0
+    while killed < count:
+        aimed = list(taken)[killed % len(taken)]
+        rank = int(draw.integers(processes))
+        moment = float(draw.uniform(0, taken[aimed]))
+        name = f"killed-{killed}"
+        shutil.rmtree(folder / name, ignore_errors=True)
+        with job(name) as broken:
+            run = folder / name / "run"
+            while not broken.over() and not reached(run, aimed):
+                time.sleep(0.01)
+            time.sleep(moment)
+            pid = broken.pids().get(rank)
+            if broken.over() or pid is None:
+                continue  # too late, or too early
+            phase = phase_of(run)
+            os.kill(pid, signal.SIGKILL)
+            killed += 1
+            phases[phase] += 1
+            ranks[str(rank)] += 1
+            well = broken.wait(LONGEST)
+            ended += well
+            as_unbroken = well and contents(run) == unbroken
+            same += as_unbroken
+            print(
+                f"{killed} of {count}: rank {rank} in {phase}, {'same' if as_unbroken else broken.said()}", flush=True
+            )
+        if as_unbroken:
+            shutil.rmtree(folder / name)
+    return {
+        "processes": processes,
+        "killed": killed,
+        "phases": dict(phases),
+        "ranks": dict(ranks),
+        "ended": ended,
+        "same": same,
+    }
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    return {name: (run / name).read_bytes() for name in RESULTS}
+
+
+def seconds_of(run: Path, whole: float) -> dict[str, float]:
+    """How long each phase took that can be aimed at; what is not known of start and end is shared evenly."""
+    stages = Result.load(run).run["seconds"]
+    rest = max(0.5, whole - sum(stages.values())) / 2
+    return {BEFORE: rest, **{stage: stages[stage] for stage in TIMED}, AFTER: rest}
+
+
+def reached(run: Path, phase: str) -> bool:
+    """Whether a run has come to a phase."""
+    order = [BEFORE, *STAGES, AFTER]
+    return phase == BEFORE or order.index(phase_of(run)) >= order.index(phase)
+
+
+def phase_of(run: Path) -> str:
+    """Which phase a run is in, by what lies there."""
+    if not (run / "run.json").exists():
+        return BEFORE
+    left = [stage for stage in STAGES if not (run / stage / "done.json").exists()]
+    return left[0] if left else AFTER
+
+
+def report(head: str, measured: dict[str, list[Found]], kills: list[Found]) -> str:
+    """Markdown: scores and seconds by layout, then the kills."""
+    lines = [head, ""]
+    if measured:
+        lines += [f"| processes | {' | '.join(('ACC', 'NMI', 'ARI', 'least ACC', 'seeds', *TIMED, 'all, s'))} |"]
+        lines += ["|---" * (7 + len(TIMED)) + "|"]
+        for layout, seeds in measured.items():
+            cells = []
+            for name in MEASURES:
+                values = [each[name] for each in seeds]
+                cells.append(f"{np.mean(values):.3f} ± {np.std(values):.3f}")
+            cells += [f"{min(each['acc'] for each in seeds):.3f}", str(len(seeds))]
+            cells += [f"{np.mean([each['seconds'][stage] for each in seeds]):.0f}" for stage in (*TIMED, "all")]
+            lines.append(f"| {layout} | {' | '.join(cells)} |")
+    for found in kills:
+        told = [", ".join(f"{name} {times}" for name, times in sorted(found[of].items())) for of in ("phases", "ranks")]
+        lines += [
+            "",
+            f"{found['killed']} runs of {found['processes']} processes had a rank killed, by phase: {told[0]}; "
+            f"by rank: {told[1]}. {found['ended']} ended well, {found['same']} of them with the bytes of a run that was never "
+            f"killed ({', '.join(RESULTS)}).",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def main(words: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layouts", nargs="*", default=["1", "2", "4", ON_HOSTS], help="processes, or the two hosts")
+    parser.add_argument("--seeds", type=int, default=3, help="how many: 0, 1, ...")
+    parser.add_argument("--config", type=Path, help="JSON file whose fields override the preset's")
+    parser.add_argument("--kills", type=int, default=20, help="how many runs")
+    parser.add_argument("--killed", type=int, nargs="+", default=[2], help="processes of these")
+    parser.add_argument("--seed", type=int, default=0, help="of the kills")
+    parser.add_argument("--name", default="ranks", help="stem of the files with the results")
+    parser.add_argument("--runs", type=Path, default=Path("runs/ranks"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    options = parser.parse_args(words)
+
+    version = commit()
+    head = about("Many processes", command(options), version=version)
+    if options.config:
+        head += f"\n\nPreset quick with {options.config.read_text('utf-8').strip()}."
+    folder = (options.runs / version / (options.config.stem if options.config else "quick")).absolute()
+    measured: dict[str, list[Found]] = {}
+    kills: list[Found] = []
+
+    def write() -> None:
+        write_results(
+            options.out / options.name,
+            report(head, measured, kills),
+            {"about": head, "fits": measured, "kills": kills},
+        )
+
+    for layout in options.layouts:
+        for seed in range(options.seeds):
+            stem = f"{layout.replace(', ', '-').replace(' ', '-')}-{seed}"
+            config = options.config.absolute() if options.config else None
+            measured.setdefault(layout, []).append(measure(layout, seed, folder / stem, config))
+            write()
+    for processes in options.killed if options.kills else []:
+        with tempfile.TemporaryDirectory() as place:
+            kills.append(kill(options.kills, processes, options.seed, Path(place)))
+        write()
+
+
+def command(options: argparse.Namespace) -> str:
+    """What reproduces the figures; files and folders are those of the reader."""
+    words = ["python", "benchmarks/ranks.py", "--layouts", *options.layouts, "--seeds", str(options.seeds)]
+    words += ["--config", options.config.name] if options.config else []
+    words += ["--kills", str(options.kills), "--killed", *map(str, options.killed)]
+    return shlex.join(words)
+
+
+if __name__ == "__main__":
+    main()
