@@ -169,7 +169,7 @@ def fit_stl(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return plain(images, *rest)
 
     with monkeypatch.context() as patched, chdir(root):
-        patched.setattr("spiceclust.pipeline.pretrain.run", watch)
+        patched.setattr("spiceclust.course.pretrain.run", watch)
         pipeline.fit(open_source("stl10:."), request(n_clusters=2, overrides=TINY), Path("run"))
     return seen
 
