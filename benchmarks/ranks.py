@@ -197,7 +197,7 @@ def report(head: str, measured: dict[str, list[Found]], kills: list[Found]) -> s
         lines += [
             "",
             f"{found['killed']} runs of {found['processes']} processes had a rank killed, by phase: {told[0]}; "
-            f"by rank: {told[1]}. {found['ended']} ended well, {found['same']} of them with the bytes of a run that was never "
+            f"by rank: {told[1]}. {found['ended']} ended well, {found['same']} with the bytes of a run that was never "
             f"killed ({', '.join(RESULTS)}).",
         ]
     return "\n".join(lines) + "\n"

@@ -1,5 +1,6 @@
 """The hosts that the tests of several machines run on."""
 
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ pytestmark = pytest.mark.dist
 LISTEN = (
     "import socket; s = socket.create_server(('spice-a', 5000)); print('up', flush=True); s.accept()[0].sendall(b'hi')"
 )
+SLEEP = "import time; print('up', flush=True); time.sleep(99)"
 CONNECT = "import socket; print(socket.create_connection(('spice-a', 5000), 5).recv(9).decode(), socket.gethostname())"
 
 
@@ -43,18 +45,24 @@ def test_hosts_have_names_and_reach_each_other_alone(hosts: tuple[Host, Host]) -
         assert heard.stdout == f"hi {NAMES[1]}\n"
 
 
+def failing(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Starts a process on a host, tells of it, and fails."""
+    with two_hosts(folder) as (first, _):
+        yield subprocess.Popen(python(first, SLEEP), stdout=subprocess.PIPE, text=True)
+        raise ZeroDivisionError
+
+
 def test_hosts_are_removed_with_what_runs_on_them_when_the_block_fails(
     hosts: tuple[Host, Host], tmp_path: Path
 ) -> None:
     before = namespaces()
-    other = tmp_path / "other"
-    other.mkdir()
-    with pytest.raises(ZeroDivisionError), two_hosts(other) as (first, _):
-        sleeping = subprocess.Popen(python(first, "import time; print('up', flush=True); time.sleep(99)"), stdout=-1)
+    (tmp_path / "other").mkdir()
+    begun = failing(tmp_path / "other")
+    with next(begun) as sleeping:
         assert sleeping.stdout is not None
-        sleeping.stdout.readline()
+        assert sleeping.stdout.readline() == "up\n"
         assert namespaces() != before
-        raise ZeroDivisionError
-    assert sleeping.wait(5) == -9
-    sleeping.stdout.close()
+        with pytest.raises(ZeroDivisionError):
+            next(begun)
+        assert sleeping.wait(5) == -signal.SIGKILL
     assert namespaces() == before
