@@ -23,7 +23,7 @@ import torch
 from _datasets import load, long_tail
 from PIL import Image
 
-from spiceclust import pipeline
+from spiceclust import course
 from spiceclust.config import make_request
 from spiceclust.errors import ConfigError
 from spiceclust.manifest import Row
@@ -104,7 +104,7 @@ def test_accuracy_measures_every_stage_and_methods_share_the_first_two(
     benchmark: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pretrained = []
-    plain = pipeline.pretrain.run
+    plain = course.pretrain.run
 
     def counted(*arguments: Any) -> Artefact:
         pretrained.append(1)

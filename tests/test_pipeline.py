@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from spiceclust import pipeline, prediction
+from spiceclust import course, pipeline, prediction
 from spiceclust.config import Request, make_request
 from spiceclust.data.sources import open_source
 from spiceclust.embeddings import EMBEDDINGS, read_embeddings
@@ -614,7 +614,7 @@ def test_what_follows_a_remade_stage_is_made_again(
     other = tmp_path / "run"
     shutil.copytree(run, other)
     (other / "1-pretrain/done.json").unlink()
-    plain = pipeline.pretrain.run
+    plain = course.pretrain.run
 
     def elsewhere(*arguments: Any) -> Artefact:
         made = plain(*arguments)

@@ -271,6 +271,8 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # a path is printed as the bytes that it is
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when torch is loaded
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # a warning of every process about what `data_parallel` does on purpose
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"] or ["--help"]
     if "--debug" in sys.argv:
         app(arguments)

@@ -147,14 +147,14 @@ class Views:
     def contrastive(self, images: Tensor, generator: torch.Generator, share: Share | None = None) -> Tensor:
         """One of MoCo's views; call twice for the pair."""
         geometry, appearance = CONTRASTIVE[self.domain]
-        draw = _Draw(images, generator, share)
+        draw = _Draw(len(images), images.device, generator, share)
         moved = resample(self.plain(images), *_geometry(geometry, draw), geometry.padding)
         return _appearance(moved, appearance, draw)
 
     def weak(self, images: Tensor, generator: torch.Generator, share: Share | None = None) -> Tensor:
         """Flip and shift by whole pixels."""
         geometry = WEAK[self.domain]
-        draw = _Draw(images, generator, share)
+        draw = _Draw(len(images), images.device, generator, share)
         matrix, displacement = _geometry(geometry, draw)
         half = images.shape[-1] / 2  # one pixel is 1 / half in the resampler's coordinates
         matrix[:, :, 2] = (matrix[:, :, 2] * half).round() / half
@@ -162,7 +162,7 @@ class Views:
 
     def strong(self, images: Tensor, generator: torch.Generator, share: Share | None = None) -> Tensor:
         """Four operations drawn for each image, after a flip of the domain, then cutout."""
-        draw = _Draw(images, generator, share)
+        draw = _Draw(len(images), images.device, generator, share)
         table = STRONG[self.domain]
         chosen = draw.choices(len(table), STRONG_OPERATIONS)
         strength = {name: chosen[:, i] * limit for i, (name, limit) in enumerate(table.items())}
@@ -175,14 +175,17 @@ class _Draw:
     """Random numbers with one row for each image of a batch; of a share, those that are its own in the whole.
 
     Args:
-        images: (B, ...), a batch or a share of one.
+        batch: B, images of the batch, or of the share of one.
+        device: where they lie.
         generator: from which numbers for the whole batch are drawn.
         share: which rows of which batch the images are; None where they are all of it.
     """
 
-    def __init__(self, images: Tensor, generator: torch.Generator, share: Share | None) -> None:
-        self.batch, self.device, self.generator = len(images), images.device, generator
-        self.of, self.rows = share or Share(self.batch, slice(None))
+    def __init__(
+        self, batch: int, device: torch.device, generator: torch.Generator, share: Share | None = None
+    ) -> None:
+        self.batch, self.device, self.generator = batch, device, generator
+        self.of, self.rows = share or Share(batch, slice(None))
 
     def _rand(self, *shape: int) -> Tensor:
         return torch.rand((self.of, *shape), device=self.device, generator=self.generator)[self.rows]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ class World:
         padded = own.new_zeros((most, *own.shape[1:]))
         padded[: len(own)] = own.detach()
         found = padded.new_empty((self.size * most, *own.shape[1:]))
-        dist.all_gather_into_tensor(_bytes(found), _bytes(padded))
+        dist.all_gather([_bytes(part) for part in found.view(self.size, *padded.shape)], _bytes(padded))
         if most * self.size == n:
             return found
         return torch.cat([found[rank * most :][:length] for rank, length in enumerate(lengths)])
@@ -167,7 +168,9 @@ class World:
         if self.size == 1:
             return model
         shared = synchronize(model, dist.all_reduce)
-        return DistributedDataParallel(shared, broadcast_buffers=False, find_unused_parameters=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of a name that torch 2.13 gives to broadcast_buffers
+            return DistributedDataParallel(shared, broadcast_buffers=False, find_unused_parameters=True)
 
 
 ALONE: Final = World()
