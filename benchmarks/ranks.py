@@ -5,8 +5,9 @@
 The hosts are network namespaces of this machine, which only root may make; all processes share its processors, so the
 seconds tell what sharing costs and not what more machines would gain. Labels score what is finished.
 
-Each kill is a run of its own: SIGKILL for a random rank at a random moment of a random phase of the run, then torchrun
-starts all ranks again (`--max-restarts`). It must end with the bytes of a run of as many ranks that was never killed.
+Each kill is a run of its own, of a few digits: SIGKILL for a random rank at a random moment of a phase of the run, then
+torchrun starts all ranks again (`--max-restarts`). It must end with the bytes of a run of as many ranks that was never
+killed.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from _ranks.hosts import HERE, Host, two_hosts
 from _ranks.job import Job
 from _report import about, commit, write_results
 
+from spiceclust.data.datasets import digits
 from spiceclust.outputs.evaluate import evaluate, read_truth
 from spiceclust.result import Result
 
@@ -40,13 +42,14 @@ TIMED: Final = ("1-pretrain", "2-embed", "3-self", "5-semi")
 MEASURES: Final = ("acc", "nmi", "ari")
 ON_HOSTS: Final = "2 hosts, 1 each"
 BRIEF: Final[dict[str, Any]] = {
-    "pretrain": {"epochs": 2},
+    "pretrain": {"epochs": 8},
     "embed": {"cached_views": 2},
     "self_label": {"rounds": 30},
-    "graph_label": {"steps": 100},
-    "scan": {"steps": 100},
-    "semi": {"steps": 60},
+    "graph_label": {"steps": 60},
+    "scan": {"steps": 60},
+    "semi": {"steps": 40},
 }  # of the runs that are killed
+FEW: Final = 300  # digits, the first ones, that these cluster
 EVERY: Final = 5  # steps between two snapshots of these
 RESTARTS: Final = 3
 LONGEST: Final = 3600.0  # seconds that a run may take
@@ -64,8 +67,8 @@ def place_of(layout: str, folder: Path) -> Iterator[tuple[Sequence[Host], int]]:
         yield (HERE,), int(layout)
 
 
-def words_of(out: Path, seed: int, config: Path | None) -> list[str]:
-    words = ["fit", "builtin:digits", "--clusters", "10", "--seed", str(seed), "--out", str(out)]
+def words_of(out: Path, seed: int, config: Path | None, source: str = "builtin:digits") -> list[str]:
+    words = ["fit", source, "--clusters", "10", "--seed", str(seed), "--out", str(out)]
     return [*words, "--config", str(config)] if config else words
 
 
@@ -91,21 +94,21 @@ def measure(layout: str, seed: int, folder: Path, config: Path | None) -> Found:
     }
 
 
-def kill(count: int, processes: int, seed: int, folder: Path) -> Found:
+def kill(count: int, processes: int, seed: int, folder: Path) -> Iterator[Found]:
     """Kills a rank in each of `count` runs.
 
-    Returns:
-        How many runs were killed, by the phase in which that was and by rank, how many ended with exit code 0, and how
-        many of them with the bytes of the unbroken run.
+    Yields:
+        After each: how many runs were killed, by the phase in which that was and by rank, how many ended with exit code
+        0, and how many of these with the bytes of the unbroken run.
     """
     draw = np.random.default_rng(seed)
-    config = folder / "brief.json"
+    config, source = folder / "brief.json", folder / "digits.npy"
     config.write_text(json.dumps(BRIEF))
-    child = ["--every", str(EVERY)]
+    np.save(source, digits()[:FEW])
 
     def job(name: str) -> Job:
-        words = words_of(folder / name / "run", 0, config)
-        return Job([words], processes, folder / name, restarts=RESTARTS, child=child)
+        words = words_of(folder / name / "run", 0, config, str(source))
+        return Job([words], processes, folder / name, restarts=RESTARTS, child=["--every", str(EVERY)])
 
     start = time.monotonic()
     with job("whole") as whole:
@@ -114,43 +117,28 @@ def kill(count: int, processes: int, seed: int, folder: Path) -> Found:
     taken = seconds_of(folder / "whole/run", time.monotonic() - start)
     unbroken = contents(folder / "whole/run")
     phases, ranks = Counter[str](), Counter[str]()
-    killed = ended = same = 0
-    while killed < count:
-        aimed = list(taken)[killed % len(taken)]
-        rank = int(draw.integers(processes))
-        moment = float(draw.uniform(0, taken[aimed]))
-        name = f"killed-{killed}"
-        shutil.rmtree(folder / name, ignore_errors=True)
-        with job(name) as broken:
-            run = folder / name / "run"
+    ended = same = 0
+    while phases.total() < count:
+        aimed = list(taken)[phases.total() % len(taken)]
+        rank, moment = int(draw.integers(processes)), float(draw.uniform(0, taken[aimed]))
+        run = folder / "killed/run"
+        shutil.rmtree(run.parent, ignore_errors=True)
+        with job("killed") as broken:
             while not broken.over() and not reached(run, aimed):
                 time.sleep(0.01)
             time.sleep(moment)
-            pid = broken.pids().get(rank)
+            phase, pid = phase_of(run), broken.pids().get(rank)
             if broken.over() or pid is None:
                 continue  # too late, or too early
-            phase = phase_of(run)
             os.kill(pid, signal.SIGKILL)
-            killed += 1
             phases[phase] += 1
             ranks[str(rank)] += 1
             well = broken.wait(LONGEST)
             ended += well
             as_unbroken = well and contents(run) == unbroken
             same += as_unbroken
-            print(
-                f"{killed} of {count}: rank {rank} in {phase}, {'same' if as_unbroken else broken.said()}", flush=True
-            )
-        if as_unbroken:
-            shutil.rmtree(folder / name)
-    return {
-        "processes": processes,
-        "killed": killed,
-        "phases": dict(phases),
-        "ranks": dict(ranks),
-        "ended": ended,
-        "same": same,
-    }
+            print(f"rank {rank} in {phase}: {'same' if as_unbroken else broken.said()}", flush=True)
+        yield {"processes": processes, "phases": dict(phases), "ranks": dict(ranks), "ended": ended, "same": same}
 
 
 def contents(run: Path) -> dict[str, bytes]:
@@ -193,12 +181,15 @@ def report(head: str, measured: dict[str, list[Found]], kills: list[Found]) -> s
             cells += [f"{np.mean([each['seconds'][stage] for each in seeds]):.0f}" for stage in (*TIMED, "all")]
             lines.append(f"| {layout} | {' | '.join(cells)} |")
     for found in kills:
-        told = [", ".join(f"{name} {times}" for name, times in sorted(found[of].items())) for of in ("phases", "ranks")]
+        phases, ranks = (
+            ", ".join(f"{name} {times}" for name, times in sorted(found[of].items())) for of in ("phases", "ranks")
+        )
         lines += [
             "",
-            f"{found['killed']} runs of {found['processes']} processes had a rank killed, by phase: {told[0]}; "
-            f"by rank: {told[1]}. {found['ended']} ended well, {found['same']} with the bytes of a run that was never "
-            f"killed ({', '.join(RESULTS)}).",
+            f"{sum(found['ranks'].values())} runs of {found['processes']} processes had a rank killed, by phase: "
+            f"{phases}; by rank: {ranks}.",
+            f"{found['ended']} ended well, {found['same']} with the bytes of a run that was never killed ("
+            f"{', '.join(RESULTS)}).",
         ]
     return "\n".join(lines) + "\n"
 
@@ -238,9 +229,10 @@ def main(words: list[str] | None = None) -> None:
             measured.setdefault(layout, []).append(measure(layout, seed, folder / stem, config))
             write()
     for processes in options.killed if options.kills else []:
+        kills.append({})
         with tempfile.TemporaryDirectory() as place:
-            kills.append(kill(options.kills, processes, options.seed, Path(place)))
-        write()
+            for kills[-1] in kill(options.kills, processes, options.seed, Path(place)):
+                write()
 
 
 def command(options: argparse.Namespace) -> str:

@@ -73,7 +73,7 @@ def snapshots_every(steps: int) -> None:
 def keep_what_is_seen(folder: Path) -> None:
     """A line for each call that makes views: kind, seed of its generator, how often that came, rows, images, views.
 
-    An image and a view are a number each: a sum of the pixels with weights that are no two alike.
+    An image and a view are a number each: a sum of the pixels with weights that are no two alike, exact for an image.
     """
     from spiceclust.data.views import Views
 
@@ -83,7 +83,7 @@ def keep_what_is_seen(folder: Path) -> None:
 
     def told(tensor: Tensor) -> list[float]:
         flat = tensor.detach().double().flatten(1)
-        return (flat @ torch.linspace(1, 2, flat.shape[1], dtype=torch.float64)).tolist()
+        return (flat @ torch.arange(1, flat.shape[1] + 1, dtype=torch.float64)).tolist()
 
     def watched(kind: str) -> Any:
         plain = getattr(Views, kind)

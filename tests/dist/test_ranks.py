@@ -17,8 +17,8 @@ from spiceclust.functional.metrics import score_clusters
 from spiceclust.result import Result
 from synthetic import shapes
 
-pytestmark = pytest.mark.dist
-LONGEST = 240.0  # seconds; a tenth is usual
+pytestmark = [pytest.mark.dist, pytest.mark.timeout(900)]  # on a busy machine
+LONGEST = 400.0  # seconds; a tenth is usual
 TRAININGS = ("1-pretrain", "3-self", "5-semi")
 LONG = {**BRIEF, "pretrain": {"epochs": 60, "batch_size": 16}, "semi": {"steps": 40, "unlabelled_ratio": 2}}
 
@@ -90,13 +90,16 @@ def test_processes_see_what_one_sees_and_lose_as_much(place: Place, processes: i
     assert {kind for kind, *_ in found} == {"contrastive", "weak", "strong"}
     for key, batch in expected.items():
         assert found[key].images == batch.images, key
+        assert found[key].views.keys() == batch.views.keys()
         np.testing.assert_allclose([found[key].views[row] for row in batch.views], [*batch.views.values()], rtol=1e-6)
     for stage in TRAININGS:
         expected_losses, found_losses = losses(alone, stage), losses(shared, stage)
         assert found_losses.keys() == expected_losses.keys()
         for name, curve in expected_losses.items():
             np.testing.assert_allclose(found_losses[name], curve, rtol=1e-5, atol=1e-5, err_msg=f"{stage} {name}")
-    assert contents(shared / "run")["clusters.csv"] == contents(alone / "run")["clusters.csv"]
+    results = [Result.load(folder / "run") for folder in (alone, shared)]
+    np.testing.assert_array_equal(*(result.labels for result in results))
+    np.testing.assert_allclose(*(result.probabilities for result in results), atol=1e-3)
 
 
 @pytest.mark.slow
