@@ -42,15 +42,15 @@ TIMED: Final = ("1-pretrain", "2-embed", "3-self", "5-semi")
 MEASURES: Final = ("acc", "nmi", "ari")
 ON_HOSTS: Final = "2 hosts, 1 each"
 BRIEF: Final[dict[str, Any]] = {
-    "pretrain": {"epochs": 8},
-    "embed": {"cached_views": 2},
-    "self_label": {"rounds": 30},
-    "graph_label": {"steps": 60},
-    "scan": {"steps": 60},
-    "semi": {"steps": 40},
+    "pretrain": {"epochs": 2},
+    "embed": {"cached_views": 1},
+    "self_label": {"rounds": 6},
+    "graph_label": {"steps": 12},
+    "scan": {"steps": 12},
+    "semi": {"steps": 8},
 }  # of the runs that are killed
 FEW: Final = 300  # digits, the first ones, that these cluster
-EVERY: Final = 5  # steps between two snapshots of these
+EVERY: Final = 2  # steps between two snapshots of these
 RESTARTS: Final = 3
 LONGEST: Final = 3600.0  # seconds that a run may take
 

@@ -36,7 +36,7 @@ DOLLARS_STORED: Final = 0.023  # for a GB and month
 GPU_MEMORY, HOST_MEMORY = 141e9, 2e12  # bytes of an H200, and of a machine with eight
 ROW: Final = 460  # bytes of a manifest's row as Python objects, with a path of 40 letters; a test measures it
 PATH: Final = 40
-EVERY, FIRST = "every process", "process 0"
+EVERY, FIRST, THREE = "every process", "process 0", "processes 0 to 2, a way to cluster each"
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,8 @@ MEMORY: Final = (
     Kept("2-embed", "weak and strong views", "4 V D", EVERY, "end"),
     Kept("2-embed", "neighbours", "4 K", EVERY, "end"),
     Kept("2-embed", "views of a kind before they are stacked", "2 V D", EVERY),
-    Kept("3-self", "hidden layer of all heads, twice", "8 H D", FIRST),
-    Kept("3-self", "logits of all heads and their softmax", "8 H C", FIRST),
+    Kept("3-self", "hidden layer of all heads, twice", "8 H D", THREE),
+    Kept("3-self", "logits of all heads and their softmax", "8 H C", THREE),
     Kept("4-select", "labels of neighbours", "21 K", FIRST),
     Kept("5-semi", "order, last predictions", "16", EVERY),
     Kept("guard", "probabilities and embeddings of two classifiers, gathered", "16 (D + C)", EVERY),
@@ -145,7 +145,7 @@ TRAFFIC: Final = (
     Kept("reading", "pixels, from process 0", "3 S²", EVERY),
     Kept("1-pretrain", "partners, four times: embeddings and neighbours", "4 (4 D + 40)", EVERY),
     Kept("2-embed", "embeddings in float32, neighbours", "4 D (1 + 2 V) + 8 K", EVERY),
-    Kept("3-self", "what the heads say, from process 0", "G (2 H + 8 C)", EVERY),
+    Kept("3-self", "labels of all heads, probabilities, opinions", "3 (2 H + 4 C) + G (2 H + 8 C)", EVERY),
     Kept("4-select", "labels, reliable, from process 0", "9 G", EVERY),
     Kept("guard", "outputs and neighbours", "G (8 (D + C) + 8 K)", EVERY),
     Kept("end", "outputs, before and after", "8 (D + C)", EVERY),
@@ -194,7 +194,11 @@ def gradients_of(case: Case, n: int) -> float:
 
 
 def peak_of(case: Case, n: int, where: str) -> tuple[float, str]:
-    """The most bytes of an image at a time, and the step of that: what stays so far, and what passes."""
+    """The most bytes of an image at a time, and the step of that: what stays so far, and what passes.
+
+    Args:
+        where: `FIRST`, which holds whatever there is, or `EVERY`, for those that hold no more than all do.
+    """
     letters = case.letters(n)
     stays, most, step = 0.0, 0.0, ""
     for name in dict.fromkeys(each.step for each in MEMORY):
