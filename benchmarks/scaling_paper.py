@@ -125,7 +125,7 @@ MEMORY: Final = (
     Kept("2-embed", "neighbours", "4 K", EVERY, "end"),
     Kept("2-embed", "views of a kind before they are stacked", "2 V D", EVERY),
     Kept("3-self", "hidden layer of all heads, twice", "8 H D", THREE),
-    Kept("3-self", "logits of all heads and their softmax", "8 H C", THREE),
+    Kept("3-self, SCAN", "logits of images and neighbours, of which scores are made", "20 H C", THREE),
     Kept("4-select", "labels of neighbours", "21 K", FIRST),
     Kept("5-semi", "order, last predictions", "16", EVERY),
     Kept("guard", "probabilities and embeddings of two classifiers, gathered", "16 (D + C)", EVERY),
@@ -219,7 +219,7 @@ def limits(case: Case) -> list[tuple[str, float]]:
     letters = case.letters(10**9)
     on_gpu = {each.what: each.bytes(letters) for each in MEMORY}
     embedded = sum(on_gpu[what] for what in ("plain", "weak and strong views", "neighbours"))
-    heads = on_gpu["hidden layer of all heads, twice"] + on_gpu["logits of all heads and their softmax"]
+    heads = on_gpu["hidden layer of all heads, twice"]
     pixels = on_gpu["pixels"]
     biggest = CLUSTERS * 2**24 / 0.9  # a tenth of a cluster's images do not agree
     found = [

@@ -67,6 +67,8 @@ class Job:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
         with self._said(number).open("ab") as said:
             agent = subprocess.Popen(host.command(command), stdout=said, stderr=said, env=environment)
+        for ended in self.agents[number : number + 1]:
+            ended.wait()
         self.agents[number : number + 1] = [agent]
 
     def wait(self, seconds: float) -> bool:

@@ -4,13 +4,15 @@ import json
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 from _faults.child import BRIEF, RESULTS
-from _ranks.hosts import HERE, NoHostsError, two_hosts
+from _ranks.hosts import Host, NoHostsError, two_hosts
 from _ranks.job import Job
 
 from spiceclust.functional.metrics import score_clusters
@@ -112,38 +114,57 @@ def test_clusters_of_two_processes_are_as_good(place: Place) -> None:
     assert accuracies[1] >= 0.9
 
 
+@contextmanager
+def hosts_of(folder: Path) -> Iterator[tuple[Host, Host]]:
+    try:
+        with two_hosts(folder) as hosts:
+            yield hosts
+    except NoHostsError as error:
+        pytest.skip(f"no network namespaces here: {error}")
+
+
 def test_two_hosts_without_a_common_file_system_end_as_two_processes(place: Place) -> None:
     """The second host is given no images and no config, and a folder in which nothing comes to be."""
     folder = place.folder / "hosts"
     folder.mkdir()
     mine, elsewhere = folder / "run", folder / "elsewhere"
     words = [place.words(mine), ["fit", "not there.npy", "--clusters", "3", "--out", str(elsewhere)]]
-    try:
-        with two_hosts(folder) as hosts, Job(words, 1, folder, hosts=hosts) as job:
-            assert job.wait(LONGEST), job.said()
-    except NoHostsError as error:
-        pytest.skip(f"no network namespaces here: {error}")
+    with hosts_of(folder) as hosts, Job(words, 1, folder, hosts=hosts) as job:
+        assert job.wait(LONGEST), job.said()
     assert contents(mine) == contents(place.run("brief", 2) / "run")
     assert not elsewhere.exists()
 
 
-def ended_by_a_kill(job: Job, run: Path, stage: str, rank: int) -> None:
-    """Waits for a snapshot of a stage, and kills a rank."""
+def wait_for_a_snapshot(job: Job, run: Path, stage: str) -> None:
     end = time.monotonic() + LONGEST
     while not list((run / "snapshots" / stage).rglob("*.json")):
         assert not job.over(), job.said()
         assert time.monotonic() < end
         time.sleep(0.005)
-    os.kill(job.pids()[rank], signal.SIGKILL)
 
 
 @pytest.mark.parametrize(("stage", "rank"), [("1-pretrain", 1), pytest.param("5-semi", 0, marks=pytest.mark.slow)])
 def test_a_killed_rank_is_started_again_to_the_same_result(place: Place, stage: str, rank: int) -> None:
     unbroken = place.run("kept", 2, "--every", "1") / "run"
     folder = place.folder / f"killed {rank}"
-    job = Job([place.words(folder / "run")], 2, folder, hosts=[HERE], restarts=2, child=["--every", "1"])
-    with job:
-        ended_by_a_kill(job, folder / "run", stage, rank)
+    with Job([place.words(folder / "run")], 2, folder, restarts=2, child=["--every", "1"]) as job:
+        wait_for_a_snapshot(job, folder / "run", stage)
+        os.kill(job.pids()[rank], signal.SIGKILL)
+        assert job.wait(LONGEST), job.said()
+    assert "taken up again at step" in job.said()
+    assert contents(folder / "run") == contents(unbroken)
+
+
+@pytest.mark.slow
+def test_a_host_that_dies_is_taken_in_again_to_the_same_result(place: Place) -> None:
+    unbroken = place.run("kept", 2, "--every", "1") / "run"
+    folder = place.folder / "host dies"
+    folder.mkdir()
+    words = [place.words(folder / "run")]
+    with hosts_of(folder) as hosts, Job(words, 1, folder, hosts=hosts, restarts=2, child=["--every", "1"]) as job:
+        wait_for_a_snapshot(job, folder / "run", "1-pretrain")
+        hosts[1].stop()
+        job.begin(1)
         assert job.wait(LONGEST), job.said()
     assert "taken up again at step" in job.said()
     assert contents(folder / "run") == contents(unbroken)
