@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +29,7 @@ from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.synced import synchronize
 
 PATIENCE: Final = timedelta(days=7)  # that a process waits for the others: a source may take long to read
+GLANCE: Final = 0.05  # seconds between two looks whether the others are there
 PIECE: Final = 2**28  # bytes that are sent at once
 BACKEND: Final = "cpu:gloo,cuda:nccl"
 GIVEN: Final = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what torchrun tells a process
@@ -198,8 +201,10 @@ def open_world() -> Iterator[World]:
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    dist.init_process_group(BACKEND if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    backend = BACKEND if torch.cuda.is_available() else "gloo"
     try:
+        store = meeting_of(world, next(dist.rendezvous("env://", world.rank, world.size, timeout=PATIENCE))[0])
+        dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size, timeout=PATIENCE)
         yield world
     except (SpiceError, KeyboardInterrupt):
         raise
@@ -211,7 +216,38 @@ def open_world() -> Iterator[World]:
             "command goes on from the last state that was kept"
         ) from error
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def meeting_of(world: World, store: dist.Store) -> dist.Store:
+    """A part of the store in which nothing lies that processes of an earlier start have left.
+
+    torchrun keeps its store when it starts all processes again, and the addresses of those that ended would be taken
+    for those of the living (pytorch/pytorch, issue 135712). So each process gives itself a name that there never was,
+    and the leader answers whoever is there until all have come to the meeting that it has named.
+
+    Args:
+        world: of processes that all call this.
+        store: that they have in common.
+    """
+    own = secrets.token_hex(8)
+    if world.leads:
+        missing = set(range(1, world.size))
+        while missing:
+            for rank in sorted(missing):
+                if store.check([f"{own}/{rank}"]):
+                    missing.remove(rank)
+                elif store.check([f"here/{rank}"]):
+                    store.set(f"answer/{store.get(f'here/{rank}').decode()}", own)
+            time.sleep(GLANCE)
+        return dist.PrefixStore(own, store)
+    store.set(f"here/{world.rank}", own)
+    while not store.check([f"answer/{own}"]):  # not `get`, which waits and hears no signal
+        time.sleep(GLANCE)
+    meeting = store.get(f"answer/{own}").decode()
+    store.set(f"{meeting}/{world.rank}", "")
+    return dist.PrefixStore(meeting, store)
 
 
 def _is_of_the_network(error: RuntimeError) -> bool:

@@ -1,0 +1,36 @@
+"""How processes meet; what they tell each other then is tested in tests/dist."""
+
+import threading
+import time
+
+import pytest
+
+from spiceclust.training import distributed
+from spiceclust.training.distributed import World, meeting_of
+
+SIZE = 3
+
+
+def meet(store: "distributed.dist.Store", start: str, late: int) -> list[list[str]]:
+    """All ranks meet, one later than the others; what each finds that the others have left."""
+    found: list[list[str]] = [[] for _ in range(SIZE)]
+
+    def process(rank: int) -> None:
+        time.sleep(0.2 * (rank == late))
+        meeting = meeting_of(World(rank, SIZE), store)
+        meeting.set(f"address of {rank}", start)
+        found[rank] = [meeting.get(f"address of {other}").decode() for other in range(SIZE)]
+
+    threads = [threading.Thread(target=process, args=(rank,)) for rank in range(SIZE)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+@pytest.mark.parametrize("late", range(SIZE))
+def test_processes_that_are_started_again_find_nothing_that_was_left(late: int) -> None:
+    store = distributed.dist.HashStore()
+    for start in ("first", "second"):
+        assert meet(store, start, late) == [[start] * SIZE] * SIZE
