@@ -42,12 +42,12 @@ TIMED: Final = ("1-pretrain", "2-embed", "3-self", "5-semi")
 MEASURES: Final = ("acc", "nmi", "ari")
 ON_HOSTS: Final = "2 hosts, 1 each"
 BRIEF: Final[dict[str, Any]] = {
-    "pretrain": {"epochs": 2},
+    "pretrain": {"epochs": 1},
     "embed": {"cached_views": 1},
     "self_label": {"rounds": 6},
     "graph_label": {"steps": 12},
     "scan": {"steps": 12},
-    "semi": {"steps": 8},
+    "semi": {"steps": 4},
 }  # of the runs that are killed
 FEW: Final = 300  # digits, the first ones, that these cluster
 EVERY: Final = 2  # steps between two snapshots of these
