@@ -4,14 +4,14 @@ import threading
 import time
 
 import pytest
+from torch.distributed import HashStore  # noqa: TID251  # a store among threads
 
-from spiceclust.training import distributed
-from spiceclust.training.distributed import World, meeting_of
+from spiceclust.training.distributed import Store, World, meeting_of
 
 SIZE = 3
 
 
-def meet(store: "distributed.dist.Store", start: str, late: int) -> list[list[str]]:
+def meet(store: Store, start: str, late: int) -> list[list[str]]:
     """All ranks meet, one later than the others; what each finds that the others have left."""
     found: list[list[str]] = [[] for _ in range(SIZE)]
 
@@ -31,6 +31,6 @@ def meet(store: "distributed.dist.Store", start: str, late: int) -> list[list[st
 
 @pytest.mark.parametrize("late", range(SIZE))
 def test_processes_that_are_started_again_find_nothing_that_was_left(late: int) -> None:
-    store = distributed.dist.HashStore()
+    store = HashStore()
     for start in ("first", "second"):
         assert meet(store, start, late) == [[start] * SIZE] * SIZE

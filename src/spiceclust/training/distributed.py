@@ -21,6 +21,7 @@ from typing import Final
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import PrefixStore, Store, rendezvous  # type: ignore[attr-defined]  # they are public
 from torch.nn.parallel import DistributedDataParallel
 
 from spiceclust.data.own_views import Share
@@ -203,7 +204,7 @@ def open_world() -> Iterator[World]:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     backend = BACKEND if torch.cuda.is_available() else "gloo"
     try:
-        store = meeting_of(world, next(dist.rendezvous("env://", world.rank, world.size, timeout=PATIENCE))[0])
+        store = meeting_of(world, next(rendezvous("env://", world.rank, world.size, timeout=PATIENCE))[0])
         dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size, timeout=PATIENCE)
         yield world
     except (SpiceError, KeyboardInterrupt):
@@ -220,7 +221,7 @@ def open_world() -> Iterator[World]:
             dist.destroy_process_group()
 
 
-def meeting_of(world: World, store: dist.Store) -> dist.Store:
+def meeting_of(world: World, store: Store) -> Store:
     """A part of the store in which nothing lies that processes of an earlier start have left.
 
     torchrun keeps its store when it starts all processes again, and the addresses of those that ended would be taken
@@ -241,13 +242,13 @@ def meeting_of(world: World, store: dist.Store) -> dist.Store:
                 elif store.check([f"here/{rank}"]):
                     store.set(f"answer/{store.get(f'here/{rank}').decode()}", own)
             time.sleep(GLANCE)
-        return dist.PrefixStore(own, store)
+        return PrefixStore(own, store)
     store.set(f"here/{world.rank}", own)
     while not store.check([f"answer/{own}"]):  # not `get`, which waits and hears no signal
         time.sleep(GLANCE)
     meeting = store.get(f"answer/{own}").decode()
     store.set(f"{meeting}/{world.rank}", "")
-    return dist.PrefixStore(meeting, store)
+    return PrefixStore(meeting, store)
 
 
 def _is_of_the_network(error: RuntimeError) -> bool:
