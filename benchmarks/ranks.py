@@ -124,12 +124,12 @@ def kill(count: int, processes: int, seed: int, folder: Path) -> Iterator[Found]
         run = folder / "killed/run"
         shutil.rmtree(run.parent, ignore_errors=True)
         with job("killed") as broken:
-            while not broken.over() and not reached(run, aimed):
+            while not broken.over() and not (rank in broken.pids() and reached(run, aimed)):
                 time.sleep(0.01)
             time.sleep(moment)
             phase, pid = phase_of(run), broken.pids().get(rank)
             if broken.over() or pid is None:
-                continue  # too late, or too early
+                continue  # too late
             os.kill(pid, signal.SIGKILL)
             phases[phase] += 1
             ranks[str(rank)] += 1
