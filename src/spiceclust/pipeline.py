@@ -22,6 +22,8 @@ from spiceclust.data.domain import choose_domain
 from spiceclust.data.encoded import Encoded
 from spiceclust.data.images import Images, load
 from spiceclust.data.own_views import NoViews
+from spiceclust.data.packed import discard
+from spiceclust.data.room import choose_room
 from spiceclust.data.sources import Source
 from spiceclust.data.views import Views
 from spiceclust.embeddings import RECORDED, write_embeddings
@@ -58,6 +60,9 @@ EMBED_FIELDS: Final = ["embed", "select"]
 SNAPSHOTS: Final = "snapshots"  # folder of the state of the stage that is being trained
 LAYOUTS: Final = {"3-self": 3}  # of a stage's tensors, raised when they change: what has another is made again
 SHARED: Final = ("1-pretrain", "2-embed")  # a new run may begin with copies of these: what fits it is not made again
+PIXELS: Final = "pixels"  # folder of the decoded images, where memory does not take them; gone when the run is done
+EXTRA: Final = "pixels-extra"  # the same of those that only stage 1 sees
+EARLIER: Final = (*SHARED, PIXELS, EXTRA)  # what may lie in a folder before it is a run
 
 
 class _Clustering(Protocol):
@@ -102,6 +107,7 @@ def fit(
     progress: Progress | None = None,
     compile: bool = False,
     own: Own = NOTHING,
+    pixels: str = "auto",
 ) -> Result:
     """Runs all stages from images to clusters, or goes on where an earlier call with the same config stopped.
 
@@ -113,6 +119,9 @@ def fit(
         progress: where to tell what is done; silent by default.
         compile: whether networks go through torch.compile.
         own: what the request names as one's own: `module:NAME` and `own:NAME`.
+        pixels: where decoded images are kept: `memory`, `disk` (`pixels/` in the run folder, until the run is done), or
+            `auto`, which is the disk where they would take more than half of the memory that can be had. No result
+            depends on it.
 
     Raises:
         ConfigError: something in the request cannot be.
@@ -121,15 +130,22 @@ def fit(
             process is writing there.
         TrainingError: a stage could not go on.
     """
-    look_at(folder, SHARED)  # what is no place for a run is left as it is
+    look_at(folder, EARLIER)  # what is no place for a run is left as it is
     with locked(folder, progress or Silent()):
-        return _fit(source, request, folder, device, progress, compile, own)
+        return _fit(source, request, folder, device, progress, compile, own, pixels)
 
 
 def _fit(
-    source: Source, request: Request, folder: Path, device: str, progress: Progress | None, compile: bool, own: Own
+    source: Source,
+    request: Request,
+    folder: Path,
+    device: str,
+    progress: Progress | None,
+    compile: bool,
+    own: Own,
+    keep: str,
 ) -> Result:
-    earlier = look_at(folder, SHARED)
+    earlier = look_at(folder, EARLIER)
     early = {field: getattr(request, field) for field in EARLY}
     refuse_differences(folder, earlier, {**early, **request.overrides})
     context = open_context(request.seed, device, progress, compile=compile)
@@ -137,7 +153,8 @@ def _fit(
     native = source.native_size()
     given = open_encoder(request, native, own)
     size, channels = (given.design.image_size, given.design.channels) if given else (image_size(request, native), None)
-    images = load(source, size, channels, context.progress)
+    room = choose_room(source, size, channels, keep, folder / PIXELS, context.progress)
+    images = load(source, size, channels, context.progress, room, VERSION)
     pixels = torch.from_numpy(images.pixels)
     views = choose_domain(pixels)
     config = resolve(request, facts_of(images, native, views, source.benchmark, given))
@@ -154,7 +171,9 @@ def _fit(
     if isinstance(source, Encoded) and source.decoder.without_limits:
         run.warn([source.decoder.without_limits])
     if given is None and isinstance(source, Array) and source.extra is not None:
-        run.add_to_stage_1(load(source.extra, config.image_size, config.channels, context.progress))
+        looks = config.image_size, config.channels
+        room = choose_room(source.extra, *looks, keep, folder / EXTRA, context.progress)
+        run.add_to_stage_1(load(source.extra, *looks, context.progress, room, VERSION))
     if earlier is None:
         run.refuse_other_stages()
     run.record.update(request=request.model_dump(), source=source.description, source_root=source.root, views=why)
@@ -165,7 +184,10 @@ def _fit(
     with open_lanes(context.device) as lanes:
         own_code = config.own_views or (given and given.design.kind == "module")  # nobody said that it can be in two
         run.context = replace(context, lanes=1 if compile or own_code else lanes)
-        return run.execute(pixels)
+        result = run.execute(pixels)
+    discard(folder / PIXELS)
+    discard(folder / EXTRA)
+    return result
 
 
 class _Run:
