@@ -18,6 +18,7 @@ from spiceclust.errors import ConfigError, RunFolderError, SourceError, Training
 from spiceclust.files import read_sealed, write_sealed
 from spiceclust.functional.metrics import score_clusters
 from spiceclust.manifest import read_manifest
+from spiceclust.progress import Silent
 from spiceclust.result import Result
 from spiceclust.run_folder import write_record
 from spiceclust.shipped import MODEL_FORMAT
@@ -179,6 +180,56 @@ def test_images_that_stay_in_host_memory_change_no_byte(
             run / stage / "tensors.safetensors"
         ).read_bytes()
     assert (tmp_path / "run" / "clusters.csv").read_bytes() == (run / "clusters.csv").read_bytes()
+
+
+def test_pixels_on_disk_change_no_byte_and_are_gone_at_the_end(photos: Path, run: Path, tmp_path: Path) -> None:
+    said = Heard()
+    pipeline.fit(open_source(photos), request(), tmp_path / "run", pixels="disk", progress=said)
+    assert any(line.startswith("pixels: up to 0.0 GB, of ") for line in said.lines)
+    before, now = contents(run), contents(tmp_path / "run")
+    assert now.keys() == before.keys()
+    different = {name for name in now if now[name] != before[name]}
+    assert {Path(name).name for name in different} <= {"run.json", "done.json"}  # which hold seconds
+    assert not (tmp_path / "run" / pipeline.PIXELS).exists()
+
+
+def test_a_run_that_is_taken_up_again_has_its_pixels(
+    photos: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "run"
+    for place, keep in (
+        ("pipeline.choose_domain", "disk"),
+        ("stages.embed.run", "auto"),
+    ):  # before it is a run, and in it
+        with monkeypatch.context() as patched:
+            patched.setattr(f"spiceclust.{place}", dies)
+            with pytest.raises(KeyboardInterrupt):
+                pipeline.fit(open_source(photos), request(), folder, pixels=keep)
+        assert (folder / pipeline.PIXELS).is_dir()
+        assert (folder / "run.json").exists() == (keep == "auto")
+    said = Heard()
+    pipeline.fit(open_source(photos), request(), folder, progress=said)  # without a word about the disk
+    assert f"reading images: all of 33 are in {folder / pipeline.PIXELS}" in said.lines
+    assert "reading images" not in said.tasks
+    assert (folder / "clusters.csv").read_bytes() == (run / "clusters.csv").read_bytes()
+    assert not (folder / pipeline.PIXELS).exists()
+
+
+class Heard(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.tasks: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+    def task(self, name: str, total: int) -> Any:
+        if total:
+            self.tasks.append(name)
+        return super().task(name, total)
 
 
 def test_networks_are_compiled_where_that_is_asked_for(
