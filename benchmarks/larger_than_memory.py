@@ -87,9 +87,8 @@ def train(way: str, folder: Path, seconds: float) -> dict[str, float]:
     watch = Watch(seconds)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_majflt
     context = replace(open_context(0, "cpu", watch), progress=watch)
-    with open_lanes(context.device) as lanes:
-        with suppress(StopIteration):
-            pretrain.run(pixels, configured(len(images)), replace(context, lanes=lanes))
+    with open_lanes(context.device) as lanes, suppress(StopIteration):
+        pretrain.run(pixels, configured(len(images)), replace(context, lanes=lanes))
     fetched = resource.getrusage(resource.RUSAGE_SELF).ru_majflt - before
     return {"rate": watch.steps * BATCH / watch.taken, "fetched": fetched / (watch.steps * BATCH)}
 
@@ -134,7 +133,7 @@ def in_process(function: str, *words: object, group: Path | None = None) -> dict
 
 @contextmanager
 def limited(limit: int) -> Iterator[Path | None]:
-    """A control group whose processes get `limit` bytes at the most, pages of files included; None where not allowed."""
+    """A control group whose processes get at most `limit` bytes, pages of files too; None where not allowed."""
     old = (GROUPS / "memory").is_dir()
     group = GROUPS / ("memory" if old else "") / f"spiceclust-{os.getpid()}"
     try:
