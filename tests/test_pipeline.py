@@ -12,6 +12,7 @@ from PIL import Image
 
 from spiceclust import course, pipeline, prediction
 from spiceclust.config import Request, make_request
+from spiceclust.data.images import load
 from spiceclust.data.sources import open_source
 from spiceclust.embeddings import EMBEDDINGS, read_embeddings
 from spiceclust.errors import ConfigError, RunFolderError, SourceError, TrainingError
@@ -24,6 +25,7 @@ from spiceclust.run_folder import write_record
 from spiceclust.shipped import MODEL_FORMAT
 from spiceclust.training import snapshots
 from spiceclust.training.checkpoint import Artefact, load_tensors
+from spiceclust.training.distributed import World
 from spiceclust.training.pixels import HostPixels
 from spiceclust.training.snapshots import Snapshots
 from synthetic import shapes
@@ -216,6 +218,38 @@ def test_a_run_that_is_taken_up_again_has_its_pixels(
     assert "reading images" not in said.tasks
     assert (folder / "clusters.csv").read_bytes() == (run / "clusters.csv").read_bytes()
     assert not (folder / pipeline.KEPT).exists()
+
+
+def test_processes_that_follow_map_the_leader_s_file_where_all_find_it_and_are_sent_pixels_otherwise(
+    photos: Path, tmp_path: Path
+) -> None:
+    images = load(open_source(photos), 8, None, Silent(), tmp_path / "pixels")
+    own = {pipeline.PIXELS: torch.from_numpy(images.pixels)}
+    sent = {pipeline.PIXELS: torch.zeros(1)}
+
+    class Here(World):
+        """One of two processes, whose other one misses the file or does not."""
+
+        other_misses = False
+
+        def any(self, *flags: bool) -> tuple[bool, ...]:
+            return (flags[0] or self.other_misses,)
+
+        def led(self, make: Any, device: torch.device) -> Artefact:
+            return make() if self.leads else Artefact(sent)
+
+    leader, follower = Here(0, 2), Here(1, 2)
+    files = {pipeline.PIXELS: (str(tmp_path / "pixels"), images.fingerprint)}
+    assert pipeline._handed_on(leader, own, files) is own
+    (found,) = pipeline._handed_on(follower, {}, files).values()
+    assert torch.equal(found, own[pipeline.PIXELS])
+    elsewhere = {pipeline.PIXELS: (str(tmp_path / "nowhere"), images.fingerprint)}
+    others = {pipeline.PIXELS: (str(tmp_path / "pixels"), "of others")}
+    for given in ({}, elsewhere, others):
+        assert pipeline._handed_on(follower, {}, given) is sent
+    Here.other_misses = True
+    assert pipeline._handed_on(follower, {}, files) is sent
+    assert pipeline._handed_on(leader, own, files) is own
 
 
 class Heard(Silent):
