@@ -230,6 +230,16 @@ def test_a_full_disk_is_one_line_and_what_is_there_stays(
     assert again.read == 15 - 8
 
 
+def test_a_file_that_is_too_short_is_refused_and_not_made_longer(photos: Path, tmp_path: Path) -> None:
+    load(open_source(photos), 8, None, Silent(), tmp_path / "pixels")
+    os.truncate(tmp_path / "pixels/3.pixels", 100)
+    with pytest.raises(RunFolderError, match=r"damaged \(100 bytes of 2,112\)"):
+        mapped(tmp_path / "pixels")
+    assert (tmp_path / "pixels/3.pixels").stat().st_size == 100
+    with pytest.raises(RunFolderError, match=r"about\.json is missing"):
+        mapped(tmp_path / "nowhere")
+
+
 def test_what_is_discarded_is_ours_alone(photos: Path, tmp_path: Path) -> None:
     load(open_source(photos), 8, None, Silent(), tmp_path / "pixels")
     assert all(OURS.fullmatch(name) for name in os.listdir(tmp_path / "pixels"))

@@ -66,8 +66,7 @@ class Packed:
             file.write(pixels)
             file.flush()
             os.fdatasync(file.fileno())
-        digest = sha256(content + pixels).hexdigest()
-        part = self.folder / f"{self.channels}-{len(self.parts):08}-{digest}.parquet"
+        part = self.folder / f"{self.channels}-{len(self.parts):08}-{_digest(content, pixels)}.parquet"
         write_bytes(part, content)  # at last: it vouches for the pixels
         self._take(part, rows)
 
@@ -89,8 +88,14 @@ class Packed:
 
         The mapping is a shared one that may be written: torch warns of one that may not, and a private one counts as
         memory that is promised, of which the system gives no more than there is.
+
+        Raises:
+            RunFolderError: the file is too short, or cannot be opened.
         """
         with _writing(self.path):
+            there, needed = self.path.stat().st_size, self._offset(self.count)
+            if there < needed:  # it would be made longer
+                raise RunFolderError(f"{self.path} is damaged ({there:,} bytes of {needed:,}): remove its folder")
             return np.memmap(self.path, np.uint8, "r+", shape=(self.count, self.channels, self.size, self.size))
 
     def discard(self) -> None:
@@ -132,7 +137,7 @@ class Packed:
         count = sum(row.status == "ok" for row in rows)
         file.seek(self._offset(self.count))
         pixels = file.read(self._offset(count))
-        return rows if match and sha256(content + pixels).hexdigest() == match[3] else None
+        return rows if match and _digest(content, pixels) == match[3] else None
 
     def _take(self, part: Path, rows: list[Row]) -> None:
         count = sum(row.status == "ok" for row in rows)
@@ -206,6 +211,12 @@ def discard(folder: Path) -> None:
 def part_size(size: int) -> int:
     """Inputs of a part, for images of `size` pixels a side."""
     return max(1, min(PART_ROWS, PART_BYTES // (3 * size**2)))
+
+
+def _digest(content: bytes, pixels: bytes) -> str:
+    digest = sha256(content)
+    digest.update(pixels)
+    return digest.hexdigest()
 
 
 def _wider(folder: Path) -> Channels:
