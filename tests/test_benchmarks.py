@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import accuracy
 import end_to_end
 import gpu_cifar
+import larger_than_memory
 import localisation
 import neighbors
 import numpy as np
@@ -238,6 +239,24 @@ def test_prediction_is_measured_beside_a_plain_loop(tmp_path: Path) -> None:
     ((mine, theirs),) = found["seconds"]
     assert min(mine, theirs) > 0
     assert f"| {300 / mine:,.0f} | {300 / theirs:,.0f} | {theirs / mine:.2f} |" in (tmp_path / "predict.md").read_text()
+
+
+def test_pixels_in_memory_and_on_disk_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def here(function: str, *words: Any, group: Path | None = None) -> dict[str, float]:
+        return getattr(larger_than_memory, function)(*words)
+
+    monkeypatch.setattr(larger_than_memory, "in_process", here)
+    few = ["--images", "200", "--seconds", "0", "--repeats", "1", "--read", "20", "40"]
+    larger_than_memory.main([*few, "--out", str(tmp_path)])
+    found = json.loads((tmp_path / "larger_than_memory.json").read_text())
+    assert list(found["rates"]) == larger_than_memory.WAYS
+    for way, runs in found["rates"].items():
+        assert len(runs) == 1 or way.startswith("limited")  # where no control group can be made
+        assert all(run["rate"] > 0 for run in runs)
+    assert {way: run["n"] for way, run in found["read"].items()} == {
+        f"{way} {n}": n for n in (20, 40) for way in ("memory", "file")
+    }
+    assert "| memory |" in (tmp_path / "larger_than_memory.md").read_text()
 
 
 def test_finding_and_reading_are_measured_for_every_kind_of_source(tmp_path: Path) -> None:

@@ -33,6 +33,10 @@ SourceArgument = Annotated[
 ]
 RunArgument = Annotated[Path, typer.Argument(help="A run folder, as `fit` makes it.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
+PixelsOption = Annotated[
+    str,
+    typer.Option(help="Where decoded images are kept: memory, disk (OUT/pixels), auto: disk where they do not fit."),
+]
 
 
 @app.command()
@@ -77,6 +81,7 @@ def fit(
     workers: Annotated[
         int | None, typer.Option(help="Processes that decode images; 0 for none, which sets no limits.", min=0)
     ] = None,
+    pixels: PixelsOption = "auto",
     compile: Annotated[
         bool, typer.Option("--compile", help="Compile the networks first, which only long trainings get back.")
     ] = False,
@@ -110,7 +115,9 @@ def fit(
         progress = for_stderr()
         refuse_locked(out, progress)
         images = open_source(source, exclude=[out], workers=workers)
-        result = pipeline.fit(images, request, out, device=device, progress=progress, compile=compile, world=world)
+        result = pipeline.fit(
+            images, request, out, device=device, progress=progress, compile=compile, world=world, pixels=pixels
+        )
     with locked(out, progress):
         write_contact_sheet(out / "contact_sheet.png", result, images.picture)
     heat = heat_of(out, result, images, device=device, progress=progress)
@@ -241,6 +248,7 @@ def doctor(
     image_size: Annotated[int | None, typer.Option(help="As in fit.")] = None,
     device: DeviceOption = "auto",
     config: Annotated[Path | None, typer.Option(help="As in fit.")] = None,
+    pixels: PixelsOption = "auto",
 ) -> None:
     """Say what `fit` would find in SOURCE, choose and cost; exit 2 when it would refuse."""
     from spiceclust.config import make_request
@@ -259,7 +267,7 @@ def doctor(
     from spiceclust.doctor import report as told
     from spiceclust.progress import for_stderr
 
-    findings = examine(open_source(source), request, device=device, progress=for_stderr())
+    findings = examine(open_source(source), request, device=device, progress=for_stderr(), pixels=pixels)
     print(told(findings, clusters is not None))
     if findings.refusal:
         raise SourceError(findings.refusal)
