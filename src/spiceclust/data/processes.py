@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import signal
 import socket
@@ -12,7 +14,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
@@ -22,6 +24,7 @@ from spiceclust.data.wording import one_line
 from spiceclust.data.worker import HEADER, PICTURE, SQUARE, Decoded
 
 PICTURE_PIXELS: Final = 16_000_000  # of a picture for people to look at; a larger one is made smaller
+AHEAD: Final = 2**16  # bytes of answers that are taken over at once: those of many small pictures
 START: Final = 120.0  # seconds in which the first process must be ready, or have done what is asked of it
 ASLEEP: Final = 5.0  # seconds in which a worker that owes an answer must compute or wait for a processor
 REASON: Final = 1000  # bytes
@@ -57,8 +60,9 @@ class Worker:
         self.answered = 0
         self.slowest = self.computed = 0.0
         self.sound = True
-        self._number, self._connection, self._room, self._end = number, connection, room, end
-        self._connection.settimeout(ASLEEP / 2)  # twice asleep, without a tick between, is asleep
+        self._room, self._end = room, end
+        self._line = _Line(number, connection)
+        self._answers = io.BufferedReader(self._line, AHEAD)
         self._owner = os.getpid()
 
     def ask(self, kind: bytes, side: int, contents: list[bytes]) -> Iterator[Answer]:
@@ -83,7 +87,7 @@ class Worker:
             if count > 1:
                 contents[:] = [b"".join(contents)]
             while contents:
-                self._exchange(self._connection.send, memoryview(contents.pop(0)))
+                self._line.send(memoryview(contents.pop(0)))
             for _ in range(count):
                 yield self._read(kind, side)
                 self.answered += 1
@@ -108,28 +112,57 @@ class Worker:
         if kind == HEADER:
             return None, width, height
         pixels = np.empty((*sides, 3), np.uint8)
-        self._exchange(self._connection.recv_into, pixels.data.cast("B"))
+        if self._answers.readinto(pixels.data.cast("B")) < length:
+            raise BrokenError
         return pixels, width, height
 
-    def _exactly(self, length: int) -> bytearray:
-        found = bytearray(length)
-        self._exchange(self._connection.recv_into, memoryview(found))
+    def _exactly(self, length: int) -> bytes:
+        found = self._answers.read(length)
+        if len(found) < length:
+            raise BrokenError
         return found
 
-    def _exchange(self, some: Callable[[memoryview], int], all_of_it: memoryview) -> None:
-        """Sends or receives, until all is done or the worker sleeps over it."""
-        asleep: list[bytes] = []
-        while all_of_it:
+    def close(self) -> int:
+        """Ends the process: the signal by which it had ended before, if it had; SIGKILL where that cannot be known."""
+        self.sound = False
+        self._line.close()
+        return self._end()
+
+
+class _Line(io.RawIOBase):
+    """What a worker is told through, and says: waits for it, until it sleeps over that."""
+
+    def __init__(self, number: int, connection: socket.socket) -> None:
+        super().__init__()
+        self._number, self._connection = number, connection
+        self._connection.settimeout(ASLEEP / 2)  # twice asleep, without a tick between, is asleep
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """What has come; 0 once the worker has ended."""
+        return self._patiently(self._connection.recv_into, buffer)
+
+    def send(self, content: memoryview) -> None:
+        """All of it."""
+        while content:
+            content = content[self._patiently(self._connection.send, content) :]
+
+    def close(self) -> None:
+        self._connection.close()
+        super().close()
+
+    def _patiently(self, some: Callable[[Any], int], part: Any) -> int:
+        before: list[bytes] = []
+        while True:
             try:
-                done = some(all_of_it)
+                return some(part)
             except TimeoutError:
-                before, asleep = asleep, self._asleep()
-                if asleep and asleep == before:
+                now = self._asleep()
+                if now and now == before:
                     raise BrokenError(f"the decoder hung: it slept for {ASLEEP:g} s", hung=True) from None
-                continue
-            if not done:
-                raise BrokenError
-            all_of_it = all_of_it[done:]
+                before = now
 
     def _asleep(self) -> list[bytes]:
         """How long it has computed, if it does not now, nor waits for a processor or the disk."""
@@ -137,50 +170,61 @@ class Worker:
             state, *facts = file.read().rpartition(b")")[2].split()
         return facts[10:12] if state in (b"S", b"T") else []
 
-    def close(self) -> int:
-        """Ends the process: the signal by which it had ended before, if it had; SIGKILL where that cannot be known."""
-        self.sound = False
-        self._connection.close()
-        return self._end()
-
 
 class First:
     """The process that copies itself, one for all decoders; it ends with this process."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
+        self._ready = False
         self._control: socket.socket | None = None
         self._lock = threading.RLock()
         weakref.finalize(self, self.close)
 
+    def begin(self) -> None:
+        """Starts the process, unless it is there, without waiting: `open` tells what went wrong, if anything."""
+        with contextlib.suppress(OSError), self._lock:
+            self._launch()
+
     def open(self) -> None:
-        """Starts the process, unless it is there.
+        """Starts the process, unless it is there, and waits until it is ready.
 
         Raises:
             OSError: it cannot be.
         """
         with self._lock:
-            if self._process is not None:
+            if self._ready:
                 return
-            if not sys.executable:
-                raise OSError("this Python does not know its own executable")
-            path = [entry for entry in sys.path if isinstance(entry, str)]
-            self._control, theirs = socket.socketpair()
-            self._control.settimeout(START)
+            self._launch()
+            assert self._control is not None
             try:
-                with theirs:
-                    self._process = subprocess.Popen(
-                        [sys.executable, "-P", "-W", "ignore", "-c", BOOT, *path],
-                        stdin=theirs.fileno(),
-                        stdout=subprocess.DEVNULL,
-                        stderr=subprocess.DEVNULL,
-                        env=os.environ | ONE_THREAD,
-                    )
                 if not self._control.recv(1):
                     raise OSError(f"{sys.executable} does not run {protocol.__name__}")
             except BaseException:
                 self.close()
                 raise
+            self._ready = True
+
+    def _launch(self) -> None:
+        if self._process is not None:
+            return
+        if not sys.executable:
+            raise OSError("this Python does not know its own executable")
+        path = [entry for entry in sys.path if isinstance(entry, str)]
+        self._control, theirs = socket.socketpair()
+        self._control.settimeout(START)
+        try:
+            with theirs:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-W", "ignore", "-c", BOOT, *path],
+                    stdin=theirs.fileno(),
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    env=os.environ | ONE_THREAD,
+                )
+        except BaseException:
+            self.close()
+            raise
 
     def start(self, room: int) -> Worker:
         """A copy, for pictures that take `room` bytes.
@@ -234,6 +278,7 @@ class First:
         """Ends the process and all its copies."""
         with self._lock:
             process, self._process = self._process, None
+            self._ready = False
             if self._control is not None:
                 self._control.close()
             if process is None:
@@ -249,7 +294,7 @@ class First:
         self._lock = threading.RLock()
         if self._process is not None and self._control is not None:
             self._process.returncode = 0  # nobody here can wait for it
-            self._process = None
+            self._process, self._ready = None, False
             self._control.close()
 
 

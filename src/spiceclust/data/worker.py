@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import AvifImagePlugin
 
-from spiceclust.data.decode import DecodeError, RoomError, decode, decode_square, header_size
+from spiceclust.data.decode import SILENCE, DecodeError, RoomError, decode, decode_square, header_size
 
 SECONDS: Final = 4.0  # of processor time for one file: no picture becomes unreadable because the machine is busy
 SLACK: Final = 64_000_000  # bytes beside the estimate of a picture: what all copies have, and what they keep
@@ -98,7 +98,7 @@ def _end(process: int) -> int:
 
 def serve(connection: socket.socket) -> None:
     """Answers requests until the other end hangs up."""
-    with connection.makefile("rwb") as stream:
+    with SILENCE, connection.makefile("rwb") as stream:  # once: to enter it takes longer than to read a small header
         while head := stream.read(REQUEST.size):
             kind, room, side, count = REQUEST.unpack(head)
             lengths = [LENGTH.unpack(stream.read(LENGTH.size))[0] for _ in range(count)]
