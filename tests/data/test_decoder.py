@@ -59,10 +59,10 @@ def kill_fresh_workers(monkeypatch: pytest.MonkeyPatch, times: int, *, first_too
     def start_and_kill(room: int) -> processes.Worker:
         worker = start(room)
         if len(killed) < times:
-            killed.append(worker._number)
+            killed.append(worker._requests.number)
             if first_too:  # nobody can say how the worker ended
                 os.kill(first_process(), signal.SIGKILL)
-            os.kill(worker._number, signal.SIGKILL)
+            os.kill(worker._requests.number, signal.SIGKILL)
         return worker
 
     monkeypatch.setattr(processes.FIRST, "start", start_and_kill)

@@ -24,7 +24,7 @@ from spiceclust.data.wording import one_line
 from spiceclust.data.worker import HEADER, PICTURE, SQUARE, Decoded
 
 PICTURE_PIXELS: Final = 16_000_000  # of a picture for people to look at; a larger one is made smaller
-AHEAD: Final = 2**16  # bytes of answers that are taken over at once: those of many small pictures
+DOZE: Final = 0.02  # seconds in which a worker may answer many small files before the answers are looked at
 START: Final = 120.0  # seconds in which the first process must be ready, or have done what is asked of it
 ASLEEP: Final = 5.0  # seconds in which a worker that owes an answer must compute or wait for a processor
 REASON: Final = 1000  # bytes
@@ -51,18 +51,20 @@ class Worker:
 
     Attributes:
         answered: how many files it has answered for.
-        slowest: seconds by the clock that the slowest of them took, and the one that ended it.
+        slowest: seconds by the clock, to some hundredths, that the slowest of them took, and the one that ended it.
         computed: seconds of processor time that the slowest took.
         sound: whether it can be asked again.
     """
 
-    def __init__(self, number: int, connection: socket.socket, room: int, end: Callable[[], int]) -> None:
+    def __init__(
+        self, number: int, requests: socket.socket, answers: socket.socket, room: int, end: Callable[[], int]
+    ) -> None:
         self.answered = 0
         self.slowest = self.computed = 0.0
         self.sound = True
         self._room, self._end = room, end
-        self._line = _Line(number, connection)
-        self._answers = io.BufferedReader(self._line, AHEAD)
+        self._requests = _Line(number, requests)
+        self._answers = io.BufferedReader(_Line(number, answers), protocol.QUIET)
         self._owner = os.getpid()
 
     def ask(self, kind: bytes, side: int, contents: list[bytes]) -> Iterator[Answer]:
@@ -87,17 +89,18 @@ class Worker:
             if count > 1:
                 contents[:] = [b"".join(contents)]
             while contents:
-                self._line.send(memoryview(contents.pop(0)))
+                self._requests.send(memoryview(contents.pop(0)))
+            woken = count == 1 or self._requests.speaks_within(DOZE)
             for _ in range(count):
                 yield self._read(kind, side)
                 self.answered += 1
                 now = time.perf_counter()
                 self.slowest, start = max(self.slowest, now - start), now
+            self.sound = woken or self._requests.speaks_within(ASLEEP)
         except OSError:
             raise BrokenError from None
         finally:
             self.slowest = max(self.slowest, time.perf_counter() - start)
-        self.sound = True
 
     def _read(self, kind: bytes, side: int) -> Answer:
         status, width, height, length, computed = protocol.ANSWER.unpack(self._exactly(protocol.ANSWER.size))
@@ -125,7 +128,8 @@ class Worker:
     def close(self) -> int:
         """Ends the process: the signal by which it had ended before, if it had; SIGKILL where that cannot be known."""
         self.sound = False
-        self._line.close()
+        self._requests.close()
+        self._answers.close()
         return self._end()
 
 
@@ -134,7 +138,7 @@ class _Line(io.RawIOBase):
 
     def __init__(self, number: int, connection: socket.socket) -> None:
         super().__init__()
-        self._number, self._connection = number, connection
+        self.number, self._connection = number, connection
         self._connection.settimeout(ASLEEP / 2)  # twice asleep, without a tick between, is asleep
 
     def readable(self) -> bool:
@@ -143,6 +147,17 @@ class _Line(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         """What has come; 0 once the worker has ended."""
         return self._patiently(self._connection.recv_into, buffer)
+
+    def speaks_within(self, seconds: float) -> bool:
+        """Whether a byte comes in this time, which is taken; not where the worker ends."""
+        patience = self._connection.gettimeout()
+        self._connection.settimeout(seconds)
+        try:
+            return len(self._connection.recv(1)) == 1
+        except OSError:
+            return False
+        finally:
+            self._connection.settimeout(patience)
 
     def send(self, content: memoryview) -> None:
         """All of it."""
@@ -166,7 +181,7 @@ class _Line(io.RawIOBase):
 
     def _asleep(self) -> list[bytes]:
         """How long it has computed, if it does not now, nor waits for a processor or the disk."""
-        with open(f"/proc/{self._number}/stat", "rb") as file:
+        with open(f"/proc/{self.number}/stat", "rb") as file:
             state, *facts = file.read().rpartition(b")")[2].split()
         return facts[10:12] if state in (b"S", b"T") else []
 
@@ -253,13 +268,15 @@ class First:
         control = self._control
         assert control is not None
         control.sendall(protocol.ASKED.pack(protocol.START, room))
-        told, handles, _, _ = socket.recv_fds(control, protocol.STARTED.size, 1)
+        told, handles, _, _ = socket.recv_fds(control, protocol.STARTED.size, 2)
         if len(told) < protocol.STARTED.size:
             raise ConnectionError("the process that copies itself was killed")
         (number,) = protocol.STARTED.unpack(told)
-        if not handles:  # none was sent, or this process has as many open as it may
+        sockets = [socket.socket(fileno=handle) for handle in handles]
+        if len(sockets) < 2:  # none was sent, or this process has as many open as it may
+            for each in sockets:
+                each.close()
             return None
-        connection = socket.socket(fileno=handles[0])
         ended: list[int] = []
 
         def end() -> int:
@@ -272,7 +289,7 @@ class First:
                         ended.append(signal.SIGKILL)
             return ended[0]
 
-        return Worker(number, connection, room, end)
+        return Worker(number, sockets[0], sockets[1], room, end)
 
     def close(self) -> None:
         """Ends the process and all its copies."""
