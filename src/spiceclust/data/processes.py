@@ -210,15 +210,24 @@ class First:
         with self._lock:
             if self._ready:
                 return
-            self._launch()
-            assert self._control is not None
+            begun = self._process is not None
             try:
-                if not self._control.recv(1):
-                    raise OSError(f"{sys.executable} does not run {protocol.__name__}")
-            except BaseException:
-                self.close()
-                raise
-            self._ready = True
+                self._launch_and_wait()
+            except OSError:
+                if not begun:
+                    raise
+                self._launch_and_wait()  # the other may have been interrupted since, with what this process did
+
+    def _launch_and_wait(self) -> None:
+        self._launch()
+        assert self._control is not None
+        try:
+            if not self._control.recv(1):
+                raise OSError(f"{sys.executable} does not run {protocol.__name__}")
+        except BaseException:
+            self.close()
+            raise
+        self._ready = True
 
     def _launch(self) -> None:
         if self._process is not None:
