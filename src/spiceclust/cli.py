@@ -145,7 +145,8 @@ def predict(
     from spiceclust.locks import locked_beside
     from spiceclust.progress import for_stderr
 
-    model, images = prediction.open_model(run, device), open_inputs(source, exclude=[run, out, parts_folder(out)])
+    images = open_inputs(source, exclude=[run, out, parts_folder(out)])  # first: decoders start meanwhile
+    model = prediction.open_model(run, device)
     prediction.check_inputs(model, images)  # before the table's parts have a folder
     progress = for_stderr()
     with locked_beside(out, progress):

@@ -244,20 +244,30 @@ def stamp(source: Source) -> str:
             digest.update(np.ascontiguousarray(source.array[part.start : part.stop]).tobytes())
     else:
         for file in source.holders():
-            found = os.stat(file) if os.path.exists(file) else None
-            digest.update(f"{file}\0{(found.st_size, found.st_mtime_ns) if found else None}\0".encode())
+            digest.update(f"{file}\0{_size_and_time(file)}\0".encode())
     return digest.hexdigest()
 
 
-def planes(picture: NDArray[np.uint8], channels: Channels) -> NDArray[np.uint8]:
-    """(channels, H, W) of (H, W, 3); one channel is the luminance."""
-    return _luminance(picture) if channels == 1 else picture.transpose(2, 0, 1)
+def _size_and_time(file: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(file)
+    except (OSError, ValueError):
+        return None
+    return found.st_size, found.st_mtime_ns
 
 
-def _luminance(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(1, H, W) of (H, W, 3): ITU-R 601 in the integers of Pillow's `convert("L")`."""
-    weighted = picture.astype(np.uint32) @ np.array([19595, 38470, 7471], np.uint32)
-    return ((weighted + 0x8000) >> 16).astype(np.uint8)[None]
+def planes(pictures: NDArray[np.uint8], channels: Channels) -> NDArray[np.uint8]:
+    """(..., channels, H, W) of (..., H, W, 3); one channel is the luminance."""
+    return np.moveaxis(pictures, -1, -3) if channels == 3 else _luminance(pictures)[..., None, :, :]
+
+
+def _luminance(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(..., H, W) of (..., H, W, 3): ITU-R 601 in the integers of Pillow's `convert("L")`."""
+    weighted = np.full(pictures.shape[:-1], 0x8000, np.uint32)
+    for channel, weight in enumerate((19595, 38470, 7471)):
+        weighted += pictures[..., channel] * np.uint32(weight)
+    weighted >>= np.uint32(16)
+    return weighted.astype(np.uint8)
 
 
 def _is_grey(picture: NDArray[np.uint8]) -> bool:

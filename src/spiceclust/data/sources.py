@@ -21,6 +21,7 @@ from spiceclust.data.encoded import Encoded
 from spiceclust.data.files import Files, find_files, in_folder
 from spiceclust.data.hub import open_hugging_face
 from spiceclust.data.parquet import open_parquet
+from spiceclust.data.processes import FIRST
 from spiceclust.data.tars import open_tars
 from spiceclust.data.wording import counted, printable, why
 from spiceclust.errors import SourceError
@@ -89,6 +90,8 @@ def _open_path(path: str, exclude: Sequence[Path], workers: int | None) -> Sourc
     except (OSError, ValueError) as error:
         return _open_absent(path, error)
     if stat.S_ISDIR(mode):
+        if workers != 0:
+            FIRST.begin()  # imports what decoding needs while the folder is looked through
         files = find_files(path, exclude)
         kept = [file for file in files if not os.path.basename(file).startswith((".", "_"))]
         kept = [file for file in kept if not file.lower().endswith(NOTES)]
