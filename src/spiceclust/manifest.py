@@ -6,7 +6,6 @@ import csv
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from sys import intern
 from typing import Final, Literal
 
 from spiceclust.errors import RunFolderError
@@ -71,8 +70,7 @@ def from_parquet(content: bytes) -> list[Row]:
 
     # with threads Arrow aborts one process in ten at its end, where the machine is busy (apache/arrow 50482)
     batches = pq.read_table(pa.BufferReader(content), use_threads=False).to_batches(AT_ONCE)
-    rows = (row for batch in batches for row in batch.to_pylist())
-    return [Row(**{**row, "status": intern(row["status"])}) for row in rows]
+    return [Row(**row) for batch in batches for row in batch.to_pylist()]
 
 
 def read_manifest(folder: Path) -> list[Row]:
