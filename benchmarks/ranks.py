@@ -110,11 +110,10 @@ def kill(count: int, processes: int, seed: int, folder: Path) -> Iterator[Found]
         words = words_of(folder / name / "run", 0, config, str(source))
         return Job([words], processes, folder / name, restarts=RESTARTS, child=["--every", str(EVERY)])
 
-    start = time.monotonic()
     with job("whole") as whole:
         if not whole.wait(LONGEST):
             raise RuntimeError(whole.said())
-    taken = seconds_of(folder / "whole/run", time.monotonic() - start)
+    taken = seconds_of(folder / "whole")
     unbroken = contents(folder / "whole/run")
     phases, ranks = Counter[str](), Counter[str]()
     ended = same = 0
@@ -145,11 +144,15 @@ def contents(run: Path) -> dict[str, bytes]:
     return {name: (run / name).read_bytes() for name in RESULTS}
 
 
-def seconds_of(run: Path, whole: float) -> dict[str, float]:
-    """How long each phase took that can be aimed at; what is not known of start and end is shared evenly."""
+def seconds_of(job: Path) -> dict[str, float]:
+    """How long each phase took that can be aimed at, of a job that has just ended."""
+    run = job / "run"
     stages = Result.load(run).run["seconds"]
-    rest = max(0.5, whole - sum(stages.values())) / 2
-    return {BEFORE: rest, **{stage: stages[stage] for stage in TIMED}, AFTER: rest}
+    begun, first, last = (
+        file.stat().st_mtime for file in (job / "pids/0", run / STAGES[0] / "done.json", run / STAGES[-1] / "done.json")
+    )
+    before, after = first - stages[STAGES[0]] - begun, time.time() - last
+    return {BEFORE: max(0.0, before), **{stage: stages[stage] for stage in TIMED}, AFTER: after}
 
 
 def reached(run: Path, phase: str) -> bool:

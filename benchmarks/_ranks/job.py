@@ -65,6 +65,8 @@ class Job:
             *(*what, *self.words[number % len(self.words)]),
         ]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
+        if len(self.hosts) > 1:
+            environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # or no host can come back; docs/scaling.md
         with self._said(number).open("ab") as said:
             agent = subprocess.Popen(host.command(command), stdout=said, stderr=said, env=environment)
         for ended in self.agents[number : number + 1]:
