@@ -394,7 +394,7 @@ def test_a_run_that_is_cut_off_within_a_stage_ends_as_if_it_had_not_been(
 def test_a_stage_of_an_earlier_layout_is_made_again(photos: Path, run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(pipeline, "LAYOUTS", {"3-self": 1})
+        patched.setattr(course, "LAYOUTS", {"3-self": 1})
         pipeline.fit(open_source(photos), request(), folder)
     before = (folder / "3-self/done.json").read_text()
     pipeline.fit(open_source(photos), request(), folder)

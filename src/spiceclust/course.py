@@ -11,6 +11,7 @@ import platform
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -157,8 +158,7 @@ class Course:
         def cluster(context: Context) -> Artefact:
             return self._cluster(method, embedded, pixels, encoder, context)
 
-        by_whom = self._led if config.embed.cached_views else self._together  # fresh views are much to embed
-        labelled = unbundle(by_whom("3-self", parts, cluster))
+        labelled = unbundle(self._together("3-self", parts, cluster))
         for name, found in labelled.items():
             self.warn(collapse.of_heads(name, found.tensors["head_labels"], config.n_clusters))
 
@@ -292,11 +292,17 @@ class Course:
         """Clusters in every way of the method, and bundles what is worth carrying on."""
         config = self.config
         features = features_of(embedded, pixels, encoder, self.views, context)
-        candidates = {name: CLUSTERINGS[name][0].run(features, config, context) for name in method.clusterings}
-        found = finalists(candidates, features, config.n_clusters)
-        scores = ", ".join(f"{name} {each.facts['partition_score']:.3f}" for name, each in found.items())
+        world = context.world
+        ways = {name: CLUSTERINGS[name][0].run for name in method.clusterings}
+        if config.embed.cached_views:
+            works = {name: partial(run, features, config, context.alone()) for name, run in ways.items()}
+            candidates = world.divided(works, context.device)
+        else:  # fresh views are so much to embed that all share them
+            candidates = {name: run(features, config, context) for name, run in ways.items()}
+        kept = world.led(lambda: bundle(finalists(candidates, features, config.n_clusters)), context.device)
+        scores = ", ".join(f"{name} {facts['partition_score']:.3f}" for name, facts in kept.facts.items())
         context.progress.say(f"clustered by {', '.join(candidates)}; carried on: {scores}")
-        return bundle(found)
+        return kept
 
     def _classifier(self, encoder: Encoder, labelled: Artefact) -> Classifier:
         """The encoder of stage 1 with a head of stage 2."""

@@ -29,6 +29,15 @@ def main() -> None:
         assert made.facts == {"by": "the leader", "rank": 0}
         assert world.led(lambda: Artefact({}), CPU).tensors == {}
 
+        works = {name: (lambda name=name: Artefact({"by": torch.tensor(world.rank)}, {"is": name})) for name in "abcd"}
+        divided = world.divided(works, CPU)
+        assert {name: (int(each.tensors["by"]), each.facts["is"]) for name, each in divided.items()} == {
+            "a": (0, "a"),
+            "b": (1, "b"),
+            "c": (2, "c"),
+            "d": (0, "d"),
+        }
+
         torch.manual_seed(0)
         images, classes = torch.randn(N, 4, dtype=torch.float32), torch.arange(N) % 3
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final
 
 import torch
 import torch.distributed as dist
@@ -121,40 +121,42 @@ class World:
             make: called by the leader alone.
             device: where the tensors are wanted.
         """
+        return make() if self.size == 1 else self._handed_on(make() if self.leads else None, 0, device)
+
+    def divided(self, works: Mapping[str, Callable[[], Artefact]], device: torch.device) -> dict[str, Artefact]:
+        """What several works make, each done by one process while others do others, on all processes."""
+        makers = {name: number % self.size for number, name in enumerate(works)}
+        own = {name: work() for name, work in works.items() if makers[name] == self.rank}
         if self.size == 1:
-            return make()
-        if not self.leads:
-            return self._receive(device)
-        made = make()
-        about = {name: [str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in made.tensors.items()}
-        self._tell({"facts": made.facts, "tensors": about})
+            return own
+        return {name: self._handed_on(own.get(name), maker, device) for name, maker in makers.items()}
+
+    def _handed_on(self, made: Artefact | None, maker: int, device: torch.device) -> Artefact:
+        """What process `maker` made, on all; None everywhere else."""
+        if made is None:
+            told = json.loads(self._said(b"", maker))
+            empty = {
+                name: torch.empty(shape, dtype=getattr(torch, dtype), device=device)
+                for name, (dtype, shape) in told["tensors"].items()
+            }
+            made = Artefact(empty, told["facts"])
+        else:
+            about = {name: [str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in made.tensors.items()}
+            self._said(json.dumps({"facts": made.facts, "tensors": about}).encode(), maker)
         for tensor in made.tensors.values():
-            self._spread(tensor.detach().to(device).contiguous())
+            for piece in _bytes(tensor.detach().to(device).contiguous()).split(PIECE):  # type: ignore[no-untyped-call]
+                dist.broadcast(piece, maker)
         return made
 
-    def _receive(self, device: torch.device) -> Artefact:
-        told = self._tell(None)
-        tensors = {}
-        for name, (dtype, shape) in told["tensors"].items():
-            tensors[name] = torch.empty(shape, dtype=getattr(torch, dtype), device=device)
-            self._spread(tensors[name])
-        return Artefact(tensors, told["facts"])
-
-    def _tell(self, message: dict[str, Any] | None) -> dict[str, Any]:
-        """The leader's message, on all processes."""
-        encoded = json.dumps(message).encode()
-        length = torch.tensor([len(encoded)])
-        dist.broadcast(length, 0)
-        content = torch.frombuffer(bytearray(encoded), dtype=torch.uint8)
-        if not self.leads:
-            content = torch.empty(int(length), dtype=torch.uint8)
-        dist.broadcast(content, 0)
-        told: dict[str, Any] = json.loads(content.numpy().tobytes())
-        return told
-
-    def _spread(self, tensor: Tensor) -> None:
-        for piece in _bytes(tensor).split(PIECE):  # type: ignore[no-untyped-call]
-            dist.broadcast(piece, 0)
+    def _said(self, message: bytes, speaker: int) -> bytes:
+        """The message of process `speaker`, on all."""
+        length = torch.tensor([len(message)])
+        dist.broadcast(length, speaker)
+        content = torch.empty(int(length), dtype=torch.uint8)
+        if self.rank == speaker:
+            content = torch.frombuffer(bytearray(message), dtype=torch.uint8)
+        dist.broadcast(content, speaker)
+        return content.numpy().tobytes()
 
     def data_parallel(self, model: nn.Module) -> nn.Module:
         """The model as it is to be called on a share: gradients are averaged over the processes, as batch norm is.
