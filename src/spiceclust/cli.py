@@ -120,7 +120,9 @@ def predict(
     source: SourceArgument,
     out: Annotated[
         str,
-        typer.Option(help="Table to write, .csv or .parquet: path, cluster, confidence, novelty. Or a folder of tables."),
+        typer.Option(
+            help="Table to write, .csv or .parquet: path, cluster, confidence, novelty. Or a folder of tables."
+        ),
     ],
     device: DeviceOption = "auto",
     engine: Annotated[str, typer.Option(help="local or ray (a folder of tables, one for each shard).")] = "local",

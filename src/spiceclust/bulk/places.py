@@ -67,7 +67,9 @@ class Place:
         """
         if self.local:
             stats = [(file.relative_to(self.local).as_posix(), file.stat()) for file in self.local.rglob("*")]
-            return sorted(Found(name, found.st_size, found.st_mtime_ns) for name, found in stats if S_ISREG(found.st_mode))
+            return sorted(
+                Found(name, found.st_size, found.st_mtime_ns) for name, found in stats if S_ISREG(found.st_mode)
+            )
         from pyarrow.fs import FileSelector, FileType
 
         try:
@@ -125,7 +127,9 @@ class Place:
             try:
                 self._put(name, file)  # type: ignore[arg-type]
             except OSError as error:
-                raise RunFolderError(f"{self.shown}/{name} cannot be written ({why(error)}): check the rights") from None
+                raise RunFolderError(
+                    f"{self.shown}/{name} cannot be written ({why(error)}): check the rights"
+                ) from None
 
     def remove(self, name: str) -> None:
         """Removes a file, if it is there.

@@ -34,7 +34,8 @@ SETTINGS: Final = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
 }
-HERE: Final = "127.0.0.1"
+# A cluster of our own is on 127.0.0.1, which no other machine reaches, and its workers are no nicer than its driver.
+ALONE: Final = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_worker_niceness": "0"}
 STORE: Final = 2**28  # bytes of the object store of a cluster on this machine: it holds names and one model
 SPARE: Final = 2  # logical processors of such a cluster beyond its workers', for what Ray Data asks for itself
 BLOCKS: Final = 10_000  # tasks at the most; with more shards than that, a task has several
@@ -50,15 +51,23 @@ class Workers(NamedTuple):
 
 
 class Ledger:
-    """Which shards were begun and finished, by whom. One actor of the cluster, which ends with the driver."""
+    """Which shards were begun and finished, by whom. One actor of the cluster, which ends with the driver.
 
-    def __init__(self) -> None:
+    It has the model too: a worker that is started anew must find it wherever it comes to be.
+    """
+
+    def __init__(self, model: dict[str, bytes]) -> None:
+        self.model = model
         self.begun: dict[str, int] = {}
         self.held: dict[str, tuple[float, str, Any]] = {}
         self.last: float | None = None
         self.ended = 0
         self.kills: dict[str, tuple[int, int]] = {}  # by machine: processes killed before, and until now
         self.memory = 0.0
+
+    def files(self) -> dict[str, bytes]:
+        """Those of the model."""
+        return self.model
 
     def begin(self, shard: str, worker: dict[str, Any], handle: Any) -> int:
         """Notes that a worker has taken a shard, and says how many have."""
@@ -90,11 +99,8 @@ class Ledger:
 class Worker:
     """What Ray Data calls with shards. The model is read with the first one, so that what is wrong with it is told."""
 
-    def __init__(self, job: str, model: Any, ledger: Any, decoders: int) -> None:
-        import ray
-
+    def __init__(self, job: str, ledger: Any, decoders: int) -> None:
         self.job, self.ledger, self.decoders = Job(**json.loads(job)), ledger, decoders
-        self.files: dict[str, bytes] = ray.get(model)
         self.work: Work | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -113,14 +119,16 @@ class Worker:
                 done = Done(shard.name, failure=f"{TRIES} workers ended or hung over it")
             else:
                 if self.work is None:
-                    self.work = Work(self.job, self.files, self.decoders)
+                    self.work = Work(self.job, ray.get(self.ledger.files.remote()), self.decoders)
                 # what another worker finished just before it was lost, or another driver
                 done = self.work.tables.find(shard) or self.work(shard)
             told = {"done": json.loads(done.to_json())}
         except SpiceError as error:  # of what all shards share
             told = {"fatal": str(error), "kind": type(error).__name__}
         except Exception as error:
-            told = {"done": json.loads(Done(shard.name, failure=one_line(f"{type(error).__name__}: {error}")).to_json())}
+            told = {
+                "done": json.loads(Done(shard.name, failure=one_line(f"{type(error).__name__}: {error}")).to_json())
+            }
         self.ledger.finish.remote(shard.name)
         return told
 
@@ -144,7 +152,7 @@ def work_on_ray(
         ConfigError: the package ray is not installed, or there is no cluster at the address.
         EngineError: nothing moves any more; the message says why, as far as that can be known.
     """
-    os.environ.update(SETTINGS)  # before it is imported
+    os.environ.update(SETTINGS if address else SETTINGS | ALONE)  # before it is imported
     try:
         import ray
         import ray.data
@@ -187,7 +195,6 @@ def _cluster(address: str) -> Iterator[None]:
             "resources": {OURS: 1},
             "include_dashboard": False,
             "object_store_memory": STORE,
-            "_node_ip_address": HERE,
         }
     try:
         ray.init(address or "local", **quiet)
@@ -216,18 +223,16 @@ def _results(job: Job, model: dict[str, bytes], shards: Sequence[Shard], workers
     """Sets a cluster to work; a thread waits for what comes of it, which may be never."""
     import ray
 
-    ledger = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Ledger).remote()
+    ledger = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Ledger).remote(model)
     rows = [{"shard": shard.to_json()} for shard in shards]
     found = ray.data.from_items(rows, override_num_blocks=min(len(rows), BLOCKS)).map_batches(
         Worker,
-        fn_constructor_args=(job.to_json(), ray.put(model), ledger, workers.cpus),
+        fn_constructor_args=(job.to_json(), ledger, workers.cpus),
         batch_size=1,
         batch_format="numpy",
         compute=ray.data.ActorPoolStrategy(size=min(workers.count, len(rows))),
         num_cpus=workers.cpus,
         num_gpus=workers.gpus or None,
-        max_restarts=-1,
-        max_task_retries=-1,
     )
     come: queue.Queue[dict[str, Any] | BaseException | None] = queue.Queue()
 

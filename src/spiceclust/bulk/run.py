@@ -30,7 +30,9 @@ def _local(
     return work_here(job, model, shards)
 
 
-def _ray(job: Job, model: dict[str, bytes], shards: Sequence[Shard], address: str, progress: Progress) -> Iterator[Done]:
+def _ray(
+    job: Job, model: dict[str, bytes], shards: Sequence[Shard], address: str, progress: Progress
+) -> Iterator[Done]:
     from spiceclust.bulk.ray_engine import work_on_ray
 
     return work_on_ray(job, model, shards, address, progress)
@@ -84,7 +86,9 @@ def predict_shards(
     place, files = Place(out), files_of_model(run)
     model = open_model(run, "cpu")
     if model.encoder.design.kind == "embeddings":
-        raise SourceError("the model was made of embeddings, and shards hold images: predict into one table, --out FILE")
+        raise SourceError(
+            "the model was made of embeddings, and shards hold images: predict into one table, --out FILE"
+        )
     features = model.n_features if embeddings else 0
     del model
     digest = sha256_bytes(files[WEIGHTS])
@@ -121,7 +125,9 @@ def predict_shards(
         )
     rows, unread = sum(each.rows for each in done.values()), sum(each.unread for each in done.values())
     if not rows:
-        raise SourceError(f"{one_line(listing.root)}: none of {unread} images can be read: see _unread in {place.shown}")
+        raise SourceError(
+            f"{one_line(listing.root)}: none of {unread} images can be read: see _unread in {place.shown}"
+        )
     return Summary(len(done), rows, unread, images / (time.perf_counter() - start))
 
 

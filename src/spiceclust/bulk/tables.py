@@ -1,4 +1,4 @@
-"""The folder that a bulk prediction writes: a Parquet file for each shard, and how it is known which of these are whole.
+"""The folder that a bulk prediction writes: a Parquet file for each shard, and how it is known which are whole.
 
 A table carries in its footer the key of what it was made of, is written whole or not at all, and has checksums on its
 pages. What begins with `_` is ours, and passed over by those who read the folder: `_key.json` says what it holds,
@@ -11,7 +11,7 @@ import csv
 import io
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -78,7 +78,9 @@ class Tables:
             RunFolderError: it holds the tables of another model, form or source, or cannot be written.
         """
         there = {file.name for file in self.place.files()}
-        tables = {name for name in there if name.endswith(TABLE) and "/" not in name and not name.startswith(UNFINISHED)}
+        tables = {
+            name for name in there if name.endswith(TABLE) and "/" not in name and not name.startswith(UNFINISHED)
+        }
         if not self.place.local or there - {LOCK}:
             self._refuse_others(there, tables - {shard.table for shard in shards})
         self.place.remove(SUMMARY)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from spiceclust.progress import clock
 
@@ -102,8 +102,8 @@ def cause(now: float, signs: Signs) -> str:
             )
     if signs.killed or signs.memory > FULL:
         return (
-            f"memory: {signs.killed} processes were killed for want of it and {signs.memory:.0%} of a machine's is in use: "
-            "end what else runs there, or take machines with more"
+            f"memory: {signs.killed} processes were killed for want of it and {signs.memory:.0%} of a machine's is in "
+            "use: end what else runs there, or take machines with more"
         )
     if signs.held:
         oldest = min(signs.held, key=lambda each: each.since)
@@ -112,5 +112,3 @@ def cause(now: float, signs: Signs) -> str:
     if signs.ended:
         return f"workers ended {signs.ended} times, and no new one has begun a shard: see the engine's logs"
     return "no worker has begun a shard: the cluster has what they ask for, so others may hold it"
-
-

@@ -90,9 +90,7 @@ def _open_path(path: str, exclude: Sequence[Path], workers: int | None) -> Sourc
         return _open_absent(path, error)
     if stat.S_ISDIR(mode):
         files = find_files(path, exclude)
-        return _shards(without_notes(files)) or in_folder(
-            path, files, f"folder {shown}, {counted(len(files), 'file')}"
-        )
+        return _shards(without_notes(files)) or in_folder(path, files, f"folder {shown}, {counted(len(files), 'file')}")
     if path.lower().endswith((".npy", ".npz")):
         return replace(open_array(array_in(path), f"file {shown}"), root=printable(os.path.abspath(path)))
     if shards := _shards([path]):
