@@ -1,18 +1,17 @@
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ray_engine import SPY, below, command
+from test_run import run, write_source  # noqa: F401
 
-from ray_engine import SPY, below
 from spiceclust.bulk.ray_engine import OURS, SPARE, Ledger, Workers, workers_for
 from spiceclust.bulk.run import predict_shards
 from spiceclust.bulk.watchdog import TRIES
 from spiceclust.progress import Silent
-from test_run import run, write_source  # noqa: F401
 
 WORKER = {"process": 7, "machine": "there", "kills": 3, "memory": 0.5}
 
@@ -36,7 +35,7 @@ def test_there_is_a_worker_for_each_gpu_or_else_for_each_cpu(
 
 
 def test_the_ledger_counts_who_began_what() -> None:
-    ledger = Ledger({"model": b""})
+    ledger = Ledger()
     assert ledger.read() == {"held": [], "last": None, "ended": 0, "killed": 0, "memory": 0.0}
     assert ledger.begin("a", WORKER, "handle") == 1
     assert ledger.begin("b", WORKER, "other") == 1
@@ -47,7 +46,6 @@ def test_the_ledger_counts_who_began_what() -> None:
         ("a", "worker 8 on there", "third")
     ]
     assert (told["ended"], told["killed"], told["memory"]) == (1, 2, 0.9)
-    assert ledger.files() == {"model": b""}
 
 
 def on_ray(run: Path, tmp_path: Path, spy: str = "") -> subprocess.Popen[str]:  # noqa: F811
@@ -57,8 +55,7 @@ def on_ray(run: Path, tmp_path: Path, spy: str = "") -> subprocess.Popen[str]:  
     (tmp_path / "spy/sitecustomize.py").write_text(spy)
     paths = [str(tmp_path / "spy"), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     return subprocess.Popen(
-        [sys.executable, "-m", "spiceclust", "predict", str(run), str(tmp_path / "in")]
-        + ["--out", str(tmp_path / "out"), "--engine", "ray"],
+        command(run, str(tmp_path / "in"), tmp_path / "out", "ray"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -57,7 +57,10 @@ class Place:
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/") or url
         self.local = None if is_url(url) else Path(url)
-        self._system, self._path = (None, "") if self.local else _open(self.url)
+        self._system: Any = None
+        self._path = ""
+        if not self.local:
+            self._system, self._path = _open(self.url)
 
     def files(self) -> list[Found]:
         """All files below, by name; of a single file's URL that one, with an empty name; nothing where nothing is.
@@ -122,10 +125,10 @@ class Place:
                 yield file
             return
         with tempfile.TemporaryFile() as file:
-            yield file  # type: ignore[misc]
+            yield file
             file.seek(0)
             try:
-                self._put(name, file)  # type: ignore[arg-type]
+                self._put(name, file)
             except OSError as error:
                 raise RunFolderError(
                     f"{self.shown}/{name} cannot be written ({why(error)}): check the rights"

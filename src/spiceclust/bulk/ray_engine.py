@@ -45,29 +45,21 @@ TICK: Final = 1.0  # seconds between two looks at the ledger
 class Workers(NamedTuple):
     """How many workers there are, and what each asks for."""
 
-    count: int
+    number: int
     cpus: int
     gpus: int
 
 
 class Ledger:
-    """Which shards were begun and finished, by whom. One actor of the cluster, which ends with the driver.
+    """Which shards were begun and finished, by whom. One actor of the cluster, which ends with the driver."""
 
-    It has the model too: a worker that is started anew must find it wherever it comes to be.
-    """
-
-    def __init__(self, model: dict[str, bytes]) -> None:
-        self.model = model
+    def __init__(self) -> None:
         self.begun: dict[str, int] = {}
         self.held: dict[str, tuple[float, str, Any]] = {}
         self.last: float | None = None
         self.ended = 0
         self.kills: dict[str, tuple[int, int]] = {}  # by machine: processes killed before, and until now
         self.memory = 0.0
-
-    def files(self) -> dict[str, bytes]:
-        """Those of the model."""
-        return self.model
 
     def begin(self, shard: str, worker: dict[str, Any], handle: Any) -> int:
         """Notes that a worker has taken a shard, and says how many have."""
@@ -97,10 +89,17 @@ class Ledger:
 
 
 class Worker:
-    """What Ray Data calls with shards. The model is read with the first one, so that what is wrong with it is told."""
+    """What Ray Data calls with shards. The model is read with the first one, so that what is wrong with it is told.
 
-    def __init__(self, job: str, ledger: Any, decoders: int) -> None:
-        self.job, self.ledger, self.decoders = Job(**json.loads(job)), ledger, decoders
+    Args:
+        job: as JSON.
+        model: a reference to its files, in a list: by itself Ray would replace it, for the first start alone.
+        ledger: the actor.
+        decoders: processes.
+    """
+
+    def __init__(self, job: str, model: list[Any], ledger: Any, decoders: int) -> None:
+        self.job, self.model, self.ledger, self.decoders = Job(**json.loads(job)), model, ledger, decoders
         self.work: Work | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -119,7 +118,7 @@ class Worker:
                 done = Done(shard.name, failure=f"{TRIES} workers ended or hung over it")
             else:
                 if self.work is None:
-                    self.work = Work(self.job, ray.get(self.ledger.files.remote()), self.decoders)
+                    self.work = Work(self.job, ray.get(self.model[0]), self.decoders)
                 # what another worker finished just before it was lost, or another driver
                 done = self.work.tables.find(shard) or self.work(shard)
             told = {"done": json.loads(done.to_json())}
@@ -159,9 +158,9 @@ def work_on_ray(
     except ImportError:
         raise ConfigError("the engine ray needs the package: pip install 'spiceclust[ray]'") from None
     with _cluster(address):
-        workers = workers_for(ray.cluster_resources(), job.device)
+        workers = workers_for(_resources(), job.device)
         progress.say(
-            f"{workers.count} workers on Ray, each with {workers.cpus} CPUs" + (" and a GPU" if workers.gpus else "")
+            f"{workers.number} workers on Ray, each with {workers.cpus} CPUs" + (" and a GPU" if workers.gpus else "")
         )
         yield from _watched(_results(job, model, shards, workers), workers, len(shards), progress)
 
@@ -178,6 +177,12 @@ def workers_for(there: dict[str, float], device: str) -> Workers:
     if gpus and device != "cpu":
         return Workers(gpus, max(1, mine // gpus), 1)
     return Workers(max(1, mine), 1, 1 if device.startswith("cuda") else 0)
+
+
+def _resources() -> dict[str, float]:
+    import ray
+
+    return dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
 
 
 OURS: Final = "spiceclust"  # a resource by which a cluster of our own is known
@@ -223,14 +228,14 @@ def _results(job: Job, model: dict[str, bytes], shards: Sequence[Shard], workers
     """Sets a cluster to work; a thread waits for what comes of it, which may be never."""
     import ray
 
-    ledger = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Ledger).remote(model)
+    ledger = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Ledger).remote()
     rows = [{"shard": shard.to_json()} for shard in shards]
     found = ray.data.from_items(rows, override_num_blocks=min(len(rows), BLOCKS)).map_batches(
         Worker,
-        fn_constructor_args=(job.to_json(), ledger, workers.cpus),
+        fn_constructor_args=(job.to_json(), [ray.put(model)], ledger, workers.cpus),
         batch_size=1,
         batch_format="numpy",
-        compute=ray.data.ActorPoolStrategy(size=min(workers.count, len(rows))),
+        compute=ray.data.ActorPoolStrategy(size=min(workers.number, len(rows))),
         num_cpus=workers.cpus,
         num_gpus=workers.gpus or None,
     )
@@ -280,9 +285,9 @@ def _look(watch: Watch, ledger: Any, workers: Workers, progress: Progress) -> No
         told = {"held": [], "last": None, "ended": 0, "killed": 0, "memory": 0.0}
     handles = {shard: handle for shard, _, _, handle in told["held"]}
     signs = Signs(
-        workers=workers.count,
-        asked={"CPU": workers.count * workers.cpus, "GPU": workers.count * workers.gpus},
-        there=ray.cluster_resources(),
+        workers=workers.number,
+        asked={"CPU": workers.number * workers.cpus, "GPU": workers.number * workers.gpus},
+        there=_resources(),
         held=[Held(shard, since, worker) for shard, since, worker, _ in told["held"]],
         last=told["last"],
         ended=told["ended"],
