@@ -7,15 +7,16 @@ along is given up, and the others go on.
 
 from __future__ import annotations
 
+import _thread
 import json
 import logging
 import os
-import queue
+import signal
 import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -32,7 +33,7 @@ SETTINGS: Final = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_DEDUP_LOGS": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
 # A cluster of our own is on 127.0.0.1, which no other machine reaches, and its workers are no nicer than its driver.
 ALONE: Final = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_worker_niceness": "0"}
@@ -154,7 +155,6 @@ def work_on_ray(
     os.environ.update(SETTINGS if address else SETTINGS | ALONE)  # before it is imported
     try:
         import ray
-        import ray.data
     except ImportError:
         raise ConfigError("the engine ray needs the package: pip install 'spiceclust[ray]'") from None
     with _cluster(address):
@@ -162,7 +162,10 @@ def work_on_ray(
         progress.say(
             f"{workers.number} workers on Ray, each with {workers.cpus} CPUs" + (" and a GPU" if workers.gpus else "")
         )
-        yield from _watched(_results(job, model, shards, workers), workers, len(shards), progress)
+        ledger = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Ledger).remote()
+        data = _data(job, model, shards, workers, ledger)
+        with closing(_watched(data, ledger, workers, progress)) as found:
+            yield from found
 
 
 def workers_for(there: dict[str, float], device: str) -> Workers:
@@ -192,8 +195,9 @@ OURS: Final = "spiceclust"  # a resource by which a cluster of our own is known
 def _cluster(address: str) -> Iterator[None]:
     """Joins a cluster, or starts one that only this machine reaches."""
     import ray
+    import ray.data
 
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL, "configure_logging": True}
     if not address:
         quiet |= {
             "num_cpus": len(os.sched_getaffinity(0)) + SPARE,
@@ -201,36 +205,33 @@ def _cluster(address: str) -> Iterator[None]:
             "include_dashboard": False,
             "object_store_memory": STORE,
         }
+    ours = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         ray.init(address or "local", **quiet)
     except Exception as error:  # of many kinds
         where = f"cluster at {address}" if address else "cluster on this machine"
         raise ConfigError(f"no Ray {where} ({one_line(str(error))[:200] or type(error).__name__})") from None
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in ours.items():  # Ray's would end this with a trace
+            signal.signal(number, handler)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     for name in ("ray.data", "ray"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong is told by us
     try:
         yield
     finally:
         ray.shutdown()
 
 
-class _Results(NamedTuple):
-    """A queue of what comes, and the ledger's actor."""
-
-    come: queue.Queue[dict[str, Any] | BaseException | None]
-    ledger: Any
-
-
-def _results(job: Job, model: dict[str, bytes], shards: Sequence[Shard], workers: Workers) -> _Results:
-    """Sets a cluster to work; a thread waits for what comes of it, which may be never."""
+def _data(job: Job, model: dict[str, bytes], shards: Sequence[Shard], workers: Workers, ledger: Any) -> Any:
+    """What became of each shard, a data set that is made as it is read."""
     import ray
+    import ray.data
 
-    ledger = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Ledger).remote()
     rows = [{"shard": shard.to_json()} for shard in shards]
-    found = ray.data.from_items(rows, override_num_blocks=min(len(rows), BLOCKS)).map_batches(
+    return ray.data.from_items(rows, override_num_blocks=min(len(rows), BLOCKS)).map_batches(
         Worker,
         fn_constructor_args=(job.to_json(), [ray.put(model)], ledger, workers.cpus),
         batch_size=1,
@@ -239,37 +240,44 @@ def _results(job: Job, model: dict[str, bytes], shards: Sequence[Shard], workers
         num_cpus=workers.cpus,
         num_gpus=workers.gpus or None,
     )
-    come: queue.Queue[dict[str, Any] | BaseException | None] = queue.Queue()
-
-    def wait() -> None:
-        try:
-            for row in found.iter_rows():
-                come.put(json.loads(row["done"]))
-            come.put(None)
-        except BaseException as error:
-            come.put(error)
-
-    threading.Thread(target=wait, daemon=True).start()
-    return _Results(come, ledger)
 
 
-def _watched(results: _Results, workers: Workers, count: int, progress: Progress) -> Iterator[Done]:
-    watch = Watch(time.time())
-    while True:
-        try:
-            told = results.come.get(timeout=TICK)
-        except queue.Empty:
-            _look(watch, results.ledger, workers, progress)
-            continue
-        if told is None:
-            return
-        if isinstance(told, BaseException):
-            raise EngineError(f"Ray gave up ({one_line(str(told))[:300] or type(told).__name__}): try again")
-        if "fatal" in told:
-            raise EngineError(told["fatal"])
-        done = Done(**told["done"])
-        watch.finished(time.time(), done.seconds)
-        yield done
+def _watched(data: Any, ledger: Any, workers: Workers, progress: Progress) -> Iterator[Done]:
+    """Reads the data set, while a thread looks whether anything moves; it interrupts this one where nothing will."""
+    watch, verdict, stop = Watch(time.time()), list[str](), threading.Event()
+
+    def guard() -> None:
+        while not stop.wait(TICK):
+            try:
+                _look(watch, ledger, workers, progress)
+            except EngineError as error:
+                verdict.append(str(error))
+                _thread.interrupt_main()
+                return
+
+    thread = threading.Thread(target=guard, daemon=True)
+    thread.start()
+    rows = iter(data.iter_rows())
+    try:
+        for row in rows:
+            told = json.loads(row["done"])
+            if "fatal" in told:
+                raise EngineError(told["fatal"])
+            done = Done(**told["done"])
+            watch.finished(time.time(), done.seconds)
+            yield done
+    except KeyboardInterrupt:
+        if verdict:
+            raise EngineError(verdict[0]) from None
+        raise
+    except SpiceError:
+        raise
+    except Exception as error:  # of Ray's many kinds
+        raise EngineError(f"Ray gave up ({one_line(str(error))[:300] or type(error).__name__}): try again") from None
+    finally:
+        stop.set()
+        thread.join()
+        rows.close()
 
 
 def _look(watch: Watch, ledger: Any, workers: Workers, progress: Progress) -> None:
