@@ -6,12 +6,17 @@ from typing import Any
 
 import pytest
 from ray_engine import SPY, below, command
-from test_run import run, write_source  # noqa: F401
 
 from spiceclust.bulk.ray_engine import OURS, SPARE, Ledger, Workers, workers_for
 from spiceclust.bulk.run import predict_shards
 from spiceclust.bulk.watchdog import TRIES
 from spiceclust.progress import Silent
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("runs") / "run")
+
 
 WORKER = {"process": 7, "machine": "there", "kills": 3, "memory": 0.5}
 
@@ -48,7 +53,7 @@ def test_the_ledger_counts_who_began_what() -> None:
     assert (told["ended"], told["killed"], told["memory"]) == (1, 2, 0.9)
 
 
-def on_ray(run: Path, tmp_path: Path, spy: str = "") -> subprocess.Popen[str]:  # noqa: F811
+def on_ray(run: Path, tmp_path: Path, spy: str = "") -> subprocess.Popen[str]:
     """The command, whose workers meet a spy."""
     pytest.importorskip("ray", reason="needs the extra ray")
     (tmp_path / "spy").mkdir()
@@ -69,7 +74,7 @@ def tables(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_ray_writes_what_the_local_engine_writes_and_no_other_machine_reaches_it(run: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_ray_writes_what_the_local_engine_writes_and_no_other_machine_reaches_it(run: Path, tmp_path: Path) -> None:
     write_source(tmp_path / "in", "tars")
     predict_shards(run, str(tmp_path / "in"), str(tmp_path / "local"), Silent())
     driver = on_ray(run, tmp_path, SPY)
@@ -91,7 +96,7 @@ def test_ray_writes_what_the_local_engine_writes_and_no_other_machine_reaches_it
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_shard_that_takes_its_workers_along_is_given_up_and_the_others_are_done(run: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_shard_that_takes_its_workers_along_is_given_up_and_the_others_are_done(run: Path, tmp_path: Path) -> None:
     write_source(tmp_path / "in", "tars")
     deadly = SPY.replace(
         "return done", "if shard.name == 's1.tar': os.kill(os.getpid(), 9)\n                return done"

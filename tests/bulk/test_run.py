@@ -1,6 +1,4 @@
-import io
 import sys
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +9,8 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
+from bulk_runs import make_run, write_source
 from spiceclust import pipeline, prediction
 from spiceclust.bulk import run as module
 from spiceclust.bulk import work
@@ -29,38 +27,7 @@ from test_pipeline import TINY
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    pipeline.fit(open_source(shapes(20)[0]), make_request(n_clusters=3, overrides=TINY), folder)
-    return folder
-
-
-def contents(seed: int) -> list[bytes]:
-    """Six pictures as files, the fourth of seed 1 damaged."""
-    found = []
-    for image in shapes(2, seed=seed)[0]:
-        file = io.BytesIO()
-        Image.fromarray(image).save(file, "png")
-        found.append(file.getvalue())
-    return [content[:20] if (seed, i) == (1, 3) else content for i, content in enumerate(found)]
-
-
-def write_source(root: Path, kind: str) -> None:
-    for seed in range(3):
-        names = [f"{seed}{i}.png" for i in range(6)]
-        if kind == "tables":
-            root.mkdir(parents=True, exist_ok=True)
-            pq.write_table(pa.table({"image": contents(seed), "path": names}), root / f"s{seed}.parquet")
-        elif kind == "tars":
-            root.mkdir(parents=True, exist_ok=True)
-            with tarfile.open(root / f"s{seed}.tar", "w") as tar:
-                for name, content in zip(names, contents(seed), strict=True):
-                    info = tarfile.TarInfo(name)
-                    info.size = len(content)
-                    tar.addfile(info, io.BytesIO(content))
-        else:
-            (root / str(seed)).mkdir(parents=True, exist_ok=True)
-            for name, content in zip(names, contents(seed), strict=True):
-                (root / str(seed) / name).write_bytes(content)
+    return make_run(tmp_path_factory.mktemp("runs") / "run")
 
 
 @pytest.fixture
