@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from spiceclust import pipeline
+from spiceclust import course, pipeline
 from spiceclust.config import FitConfig, make_request
 from spiceclust.data.images import load as load_images
 from spiceclust.data.sources import open_source
@@ -101,7 +101,7 @@ def embed_snapshot(folder: Path, pixels: Tensor, config: FitConfig, context: Con
         step = int(read_json(stage / "facts.json")["steps"])
     else:
         files = sorted(
-            (folder / pipeline.SNAPSHOTS / "1-pretrain").glob("1-pretrain*.json"), key=lambda f: read_json(f)["step"]
+            (folder / course.SNAPSHOTS / "1-pretrain").glob("1-pretrain*.json"), key=lambda f: read_json(f)["step"]
         )
         if not files:
             return None

@@ -23,7 +23,7 @@ import torch
 from _datasets import load, long_tail
 from PIL import Image
 
-from spiceclust import pipeline
+from spiceclust import course
 from spiceclust.config import make_request
 from spiceclust.errors import ConfigError
 from spiceclust.manifest import Row
@@ -104,13 +104,13 @@ def test_accuracy_measures_every_stage_and_methods_share_the_first_two(
     benchmark: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pretrained = []
-    plain = pipeline.pretrain.run
+    plain = course.pretrain.run
 
     def counted(*arguments: Any) -> Artefact:
         pretrained.append(1)
         return plain(*arguments)
 
-    monkeypatch.setattr("spiceclust.pipeline.pretrain.run", counted)
+    monkeypatch.setattr("spiceclust.course.pretrain.run", counted)
     both = run_accuracy(benchmark, "--seeds", "2")["sets"]["shapes"]
     assert len(both) == len(pretrained) == 2  # once for each seed, not for each method
     for rows in both:
@@ -133,7 +133,7 @@ def test_accuracy_measures_every_stage_and_methods_share_the_first_two(
     assert str(benchmark) not in text  # the figures are published
     assert capsys.readouterr().out.count("# Accuracy") == 2  # after each seed
 
-    monkeypatch.setattr("spiceclust.pipeline.pretrain.run", None)
+    monkeypatch.setattr("spiceclust.course.pretrain.run", None)
     again = run_accuracy(benchmark, "--methods", "spice", "--no-baselines")["sets"]["shapes"]
     assert again == [{name: row for name, row in both[0].items() if name.startswith("SPICE")}]
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from spiceclust import pipeline, prediction
+from spiceclust import course, pipeline, prediction
 from spiceclust.config import Request, make_request
 from spiceclust.data.sources import open_source
 from spiceclust.embeddings import EMBEDDINGS, read_embeddings
@@ -172,7 +172,7 @@ def test_a_training_that_breaks_keeps_what_is_finished_and_the_run_goes_on_elsew
 def test_images_that_stay_in_host_memory_change_no_byte(
     photos: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("spiceclust.pipeline.place", HostPixels)
+    monkeypatch.setattr("spiceclust.course.place", HostPixels)
     pipeline.fit(open_source(photos), request(), tmp_path / "run")
     for stage in STAGES:
         assert (tmp_path / "run" / stage / "tensors.safetensors").read_bytes() == (
@@ -255,7 +255,7 @@ def test_global_random_state_neither_matters_nor_changes(photos: Path, run: Path
 def test_fit_again_skips_every_stage(photos: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = contents(run)
     for stage in ("pretrain", "embed", "self_label", "graph_label", "semi"):
-        monkeypatch.setattr(f"spiceclust.pipeline.{stage}.run", None)
+        monkeypatch.setattr(f"spiceclust.course.{stage}.run", None)
     pipeline.fit(open_source(photos), request(), run)
     assert contents(run) == before
 
@@ -394,7 +394,7 @@ def test_a_run_that_is_cut_off_within_a_stage_ends_as_if_it_had_not_been(
 def test_a_stage_of_an_earlier_layout_is_made_again(photos: Path, run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(pipeline, "LAYOUTS", {"3-self": 1})
+        patched.setattr(course, "LAYOUTS", {"3-self": 1})
         pipeline.fit(open_source(photos), request(), folder)
     before = (folder / "3-self/done.json").read_text()
     pipeline.fit(open_source(photos), request(), folder)
@@ -445,7 +445,7 @@ def test_a_method_s_keys_do_not_depend_on_the_other_s_fields(photos: Path, run: 
 def test_fit_again_skips_every_stage_of_scan(photos: Path, scan_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = contents(scan_run)
     for stage in ("pretrain", "embed", "scan", "confident"):
-        monkeypatch.setattr(f"spiceclust.pipeline.{stage}.run", None)
+        monkeypatch.setattr(f"spiceclust.course.{stage}.run", None)
     pipeline.fit(open_source(photos), request(method="scan"), scan_run)
     assert contents(scan_run) == before
 
@@ -464,7 +464,7 @@ def test_a_run_that_stopped_before_a_stage_goes_on_there(
     for name in ("clusters.csv", "metrics.json", "result.safetensors"):
         (stopped / name).unlink()
     if stage != "1-pretrain":
-        monkeypatch.setattr("spiceclust.pipeline.pretrain.run", None)
+        monkeypatch.setattr("spiceclust.course.pretrain.run", None)
     pipeline.fit(open_source(photos), request(), stopped)
     assert (stopped / "clusters.csv").read_bytes() == (run / "clusters.csv").read_bytes()
     assert (stopped / "model/model.safetensors").read_bytes() == (run / "model/model.safetensors").read_bytes()
@@ -614,13 +614,13 @@ def test_what_follows_a_remade_stage_is_made_again(
     other = tmp_path / "run"
     shutil.copytree(run, other)
     (other / "1-pretrain/done.json").unlink()
-    plain = pipeline.pretrain.run
+    plain = course.pretrain.run
 
     def elsewhere(*arguments: Any) -> Artefact:
         made = plain(*arguments)
         return Artefact({name: tensor * 1.001 for name, tensor in made.tensors.items()}, made.facts)
 
-    monkeypatch.setattr("spiceclust.pipeline.pretrain.run", elsewhere)
+    monkeypatch.setattr("spiceclust.course.pretrain.run", elsewhere)
     pipeline.fit(open_source(photos), request(), other)
     for stage in STAGES[1:]:
         keys = [json.loads((folder / stage / "done.json").read_text())["key"] for folder in (run, other)]
@@ -632,7 +632,7 @@ def test_another_version_makes_every_stage_again(
 ) -> None:
     other = tmp_path / "run"
     shutil.copytree(run, other)
-    monkeypatch.setattr("spiceclust.pipeline.VERSION", "9.9.9")
+    monkeypatch.setattr("spiceclust.course.VERSION", "9.9.9")
     pipeline.fit(open_source(photos), request(), other)
     for stage in STAGES:
         keys = [json.loads((folder / stage / "done.json").read_text())["key"] for folder in (run, other)]

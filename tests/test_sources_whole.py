@@ -15,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from pictures import write_tar
-from spiceclust import pipeline, prediction
+from spiceclust import course, pipeline, prediction
 from spiceclust.cli import app
 from spiceclust.data.benchmarks import IMAGENET_10, IMAGENET_DOGS
 from spiceclust.data.sources import open_source
@@ -162,14 +162,14 @@ def test_the_preset_paper_runs_on_each_data_set_of_the_paper(name: str, tmp_path
 def fit_stl(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many images stage 1 was given; nothing if it was not run."""
     seen: list[int] = []
-    plain = pipeline.pretrain.run
+    plain = course.pretrain.run
 
     def watch(images: Any, *rest: Any) -> Artefact:
         seen.append(len(images))
         return plain(images, *rest)
 
     with monkeypatch.context() as patched, chdir(root):
-        patched.setattr("spiceclust.pipeline.pretrain.run", watch)
+        patched.setattr("spiceclust.course.pretrain.run", watch)
         pipeline.fit(open_source("stl10:."), request(n_clusters=2, overrides=TINY), Path("run"))
     return seen
 

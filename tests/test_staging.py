@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -154,3 +155,39 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunFolderError, match="choose another folder"):
         fill(tmp_path / "file/new")
+
+
+def test_a_device_that_fails_at_last_leaves_the_next_call_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(folder: Path) -> None:
+        raise RunFolderError(f"{folder} cannot be written (Input/output error): free it and go on")
+
+    def make() -> None:
+        with new_folder(tmp_path / "out", {"a": 1}) as growing:
+            (growing / "file").write_text("content")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("spiceclust.staging.sync_folder", failing)
+        with pytest.raises(RunFolderError, match="Input/output error"):
+            make()
+        assert not (tmp_path / "out").exists()
+        patched.setattr(os, "rename", once(os.rename))
+        with pytest.raises(RunFolderError, match="is there, and whole"):
+            make()
+    assert (tmp_path / "out/file").read_text() == "content"
+    (tmp_path / "out").rename(tmp_path / ".unfinished-out")
+    make()
+    assert (tmp_path / "out/file").read_text() == "content"
+
+
+def once(rename: Callable[..., None]) -> Callable[..., None]:
+    """The first call renames, those after it fail."""
+    calls = iter([rename])
+
+    def renaming(*given: object) -> None:
+        for call in calls:
+            return call(*given)
+        raise OSError(5, "Input/output error")
+
+    return renaming

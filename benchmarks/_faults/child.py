@@ -174,7 +174,7 @@ class _Writes:
         return wrapped
 
     def _opened(self, path: Any, flags: int, mode: int = 0o777, **named: Any) -> int:
-        writes = bool(flags & (os.O_WRONLY | os.O_RDWR))
+        writes = bool(flags & (os.O_WRONLY | os.O_RDWR)) and path != os.devnull  # which holds nothing
         if writes:
             self.hit("open", path)
         handle = self.open(path, flags, mode, **named)

@@ -46,7 +46,10 @@ def demo(
     from spiceclust.exports import report as write_page
     from spiceclust.outputs.evaluate import evaluate, read_truth, write_scores
     from spiceclust.result import Result
+    from spiceclust.training.distributed import expected
 
+    if not expected().leads:
+        return
     result = Result.load(out)
     scores, trust = evaluate(result, read_truth("digits", result))
     write_scores(out, result, scores, trust)
@@ -98,11 +101,16 @@ def fit(
     from spiceclust.outputs.contact_sheet import write_contact_sheet
     from spiceclust.outputs.report.page import write_report
     from spiceclust.progress import for_stderr
+    from spiceclust.training.distributed import open_world
 
-    progress = for_stderr()
-    refuse_locked(out, progress)
-    images = open_source(source, exclude=[out], workers=workers)
-    result = pipeline.fit(images, request, out, device=device, progress=progress, compile=compile)
+    with open_world() as world:
+        if not world.leads:
+            pipeline.follow(world, device=device, compile=compile)
+            return
+        progress = for_stderr()
+        refuse_locked(out, progress)
+        images = open_source(source, exclude=[out], workers=workers)
+        result = pipeline.fit(images, request, out, device=device, progress=progress, compile=compile, world=world)
     with locked(out, progress):
         write_contact_sheet(out / "contact_sheet.png", result, images.picture)
     heat = heat_of(out, result, images, device=device, progress=progress)
@@ -286,6 +294,8 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # a path is printed as the bytes that it is
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when torch is loaded
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # a warning of every process about what `data_parallel` does on purpose
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"] or ["--help"]
     if "--debug" in sys.argv:
         app(arguments)

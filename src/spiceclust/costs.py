@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import torch
 
-from spiceclust import pipeline
+from spiceclust import course, pipeline
 from spiceclust.config import FitConfig, Request
 from spiceclust.data.sources import open_source
 from spiceclust.data.views import Views
@@ -88,7 +88,7 @@ def count_steps(config: FitConfig, n: int, given: Given | None) -> dict[str, int
         "cuts": config.graph_label.steps,
         "neighbors": config.scan.steps,
     }
-    method = pipeline.METHODS[config.method]
+    method = course.METHODS[config.method]
     steps = {
         "1-pretrain": max(1, config.pretrain.epochs * n // config.pretrain.batch_size),
         "3-self": sum(heads[name] for name in method.clusterings),
@@ -120,7 +120,7 @@ def count_seconds(
     settings = config.pretrain
     sought = 10 * (1 - settings.neighbor_start) * _filled(n + extra, config) if settings.neighbor_share else 0
     views = _filled(n, config) * (1 + 2 * config.embed.cached_views)
-    part = pipeline.METHODS[config.method].retraining_part
+    part = course.METHODS[config.method].retraining_part
     if part == "semi":
         unlabelled = config.semi.batch_size * config.semi.unlabelled_ratio
         taught = unlabelled + TRAINED * (config.semi.batch_size + unlabelled)

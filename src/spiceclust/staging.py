@@ -58,8 +58,7 @@ def _growing(target: Path, about: dict[str, Any]) -> Iterator[Path]:
             shutil.rmtree(growing)
         raise
     try:
-        os.rename(growing, target)  # replaces an empty folder, and nothing else
-        sync_folder(target.parent)
+        _put(growing, target)  # replaces an empty folder, and nothing else
     except OSError as error:
         raise RunFolderError(
             f"{target} cannot be put in place ({error.strerror}): all of it is in {growing}, move it yourself"
@@ -82,14 +81,33 @@ def copy_folder(source: Path, target: Path) -> None:
             if _is_of_dead(left.name.rpartition("-")[2]):
                 shutil.rmtree(left, ignore_errors=True)
         shutil.copytree(source, growing, ignore=shutil.ignore_patterns(".*"))
-        os.rename(growing, target)
-        sync_folder(target.parent)
+        _put(growing, target)
     except OSError as error:
         raise RunFolderError(
             f"{target} cannot be written ({error.strerror or 'some files'}): choose another folder"
         ) from None
     finally:
         shutil.rmtree(growing, ignore_errors=True)
+
+
+def _put(growing: Path, target: Path) -> None:
+    """Renames a folder that is whole; where the device does not confirm that, back again, so that a next call goes on.
+
+    Raises:
+        OSError: it cannot be renamed; it is as it was.
+        RunFolderError: the device failed.
+    """
+    os.rename(growing, target)
+    try:
+        sync_folder(target.parent)
+    except RunFolderError:
+        try:
+            os.rename(target, growing)
+        except OSError as error:
+            raise RunFolderError(
+                f"{target} is there, and whole, but the device failed ({error.strerror}): see that it outlasts that"
+            ) from None
+        raise
 
 
 def refuse_full(target: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from ray_engine import SPY, below, command
 
+from bulk_runs import make_run, write_source
 from spiceclust.bulk.ray_engine import OURS, SPARE, Ledger, Workers, workers_for
 from spiceclust.bulk.run import predict_shards
 from spiceclust.bulk.watchdog import TRIES

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from spiceclust.config import Domain
 from spiceclust.data import views as module
+from spiceclust.data.own_views import Share
 from spiceclust.data.views import CONTRASTIVE, CUTOUT, STRONG, WEAK, Appearance, Views
 
 Kind = Literal["contrastive", "weak", "strong"]
@@ -546,3 +547,18 @@ def test_strong_views_are_cut_out(domain: Domain, monkeypatch: pytest.MonkeyPatc
     made = view(domain, "strong", images)
     holes = ((made - mean).abs() < 1e-5).flatten(1).sum(dim=1)  # the mean of noise is hardly ever a pixel's value
     assert int((holes >= 1).sum()) > 48
+
+
+@every_domain
+@every_kind
+def test_a_share_is_seen_as_in_the_whole_batch(domain: Domain, kind: Kind) -> None:
+    images = noise(7, 3, 40)
+
+    def seen(share: Share) -> Tensor:
+        made: Tensor = getattr(Views(domain), kind)(images[share.rows], torch.Generator().manual_seed(1), share)
+        return made
+
+    whole = seen(Share(7, slice(0, 7)))
+    shares = [seen(Share(7, slice(*ends))) for ends in ((0, 3), (3, 4), (4, 7))]
+    torch.testing.assert_close(torch.cat(shares), whole, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(seen(Share(8, slice(0, 7))), whole, atol=0.01)  # of another batch

@@ -669,7 +669,7 @@ def test_confident_learns_on_strong_views_what_weak_ones_teach(kind: str, monkey
     settings = config(len(images), 3, confident={**CONFIDENT, "steps": 2})
     chosen = selected(classes, torch.ones(len(classes)))
     first = confident.run(shown(images, settings), classifier, chosen, settings, CONTEXT)
-    monkeypatch.setattr(Views, kind, lambda self, batch, draws: torch.zeros(batch.shape))  # nothing to be seen
+    monkeypatch.setattr(Views, kind, lambda self, batch, *draws: torch.zeros(batch.shape))  # nothing to be seen
     blind = confident.run(shown(images, settings), classifier, chosen, settings, CONTEXT)
     assert not torch.equal(blind.tensors["head.0.weight"], first.tensors["head.0.weight"])
 

@@ -48,7 +48,7 @@ class Recorded:
 def stream(n: int, size: int, count: int, name: str = "x", seed: int = 0) -> list[int]:
     """The first `count` image numbers."""
     order = Order(n, size, name, Context(seed, CPU, bf16=False))
-    whole = [image for number in range(-(-count // size)) for image in order.batch(number).tolist()]
+    whole = [image for number in range(-(-count // size)) for image in order.batch(number).rows.tolist()]
     return whole[:count]
 
 
@@ -62,7 +62,7 @@ def test_every_image_comes_once_before_any_comes_again(n: int, size: int) -> Non
 @given(st.integers(1, 30), st.integers(1, 40))
 def test_batches_have_one_size_and_go_on_across_epochs(n: int, size: int) -> None:
     order = Order(n, size, "x", CONTEXT)
-    drawn = [order.batch(number) for number in range(5)]
+    drawn = [order.batch(number).rows for number in range(5)]
     assert all(batch.shape == (size,) and batch.dtype == torch.int64 for batch in drawn)
     assert torch.cat(drawn).tolist() == stream(n, 1, 5 * size)  # the size cuts the stream, it does not change it
 
@@ -71,7 +71,7 @@ def test_batches_have_one_size_and_go_on_across_epochs(n: int, size: int) -> Non
 def test_a_batch_is_the_same_whichever_came_before(n: int, size: int, asked: list[int]) -> None:
     order = Order(n, size, "x", CONTEXT)
     for number in asked:
-        assert torch.equal(order.batch(number), Order(n, size, "x", CONTEXT).batch(number))
+        assert torch.equal(order.batch(number).rows, Order(n, size, "x", CONTEXT).batch(number).rows)
 
 
 def test_epochs_have_orders_of_their_own() -> None:

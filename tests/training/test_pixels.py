@@ -75,8 +75,8 @@ def test_an_order_tells_of_each_batch_one_step_ahead(images: torch.Tensor, conte
     pixels.expect = told.append  # type: ignore[method-assign]
     order, plain = Order(20, 8, "x", context, pixels), Order(20, 8, "x", context)
     for number in range(7):
-        rows = order.batch(number)
-        assert torch.equal(rows, plain.batch(number))
+        rows = order.batch(number).rows
+        assert torch.equal(rows, plain.batch(number).rows)
         assert number == 0 or rows is told[number - 1]
     assert len(told) == 7
-    assert torch.equal(order.batch(2), plain.batch(2))  # taken up elsewhere
+    assert torch.equal(order.batch(2).rows, plain.batch(2).rows)  # taken up elsewhere

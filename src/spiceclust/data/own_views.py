@@ -6,7 +6,7 @@ B images in a batch, S pixels a side.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -14,22 +14,35 @@ from torch import Tensor
 from spiceclust.errors import ConfigError
 
 
+class Share(NamedTuple):
+    """Some of the rows of a batch, as one of several processes sees them.
+
+    Attributes:
+        of: rows of the whole batch.
+        rows: which of them.
+    """
+
+    of: int
+    rows: slice
+
+
 class ViewMaker(Protocol):
     """What makes views of images: `data.views.Views`, and what is in this module.
 
     Every method takes images (B, channels, S, S) uint8 and returns (B, channels, S, S) float32 in [0, 1] on the same
-    device. Equal generators give equal views. `drawn` names the kinds that are more than the image itself.
+    device. Equal generators give equal views. Where the images are but a share of a batch, they are seen as they would
+    be in the whole of it. `drawn` names the kinds that are more than the image itself.
     """
 
     drawn: frozenset[str]
 
     def plain(self, images: Tensor) -> Tensor: ...
 
-    def contrastive(self, images: Tensor, generator: torch.Generator) -> Tensor: ...
+    def contrastive(self, images: Tensor, generator: torch.Generator, share: Share | None = None) -> Tensor: ...
 
-    def weak(self, images: Tensor, generator: torch.Generator) -> Tensor: ...
+    def weak(self, images: Tensor, generator: torch.Generator, share: Share | None = None) -> Tensor: ...
 
-    def strong(self, images: Tensor, generator: torch.Generator) -> Tensor: ...
+    def strong(self, images: Tensor, generator: torch.Generator, share: Share | None = None) -> Tensor: ...
 
 
 class OwnViews:
@@ -48,13 +61,13 @@ class OwnViews:
     def plain(self, images: Tensor) -> Tensor:
         return images.float().div_(255)
 
-    def contrastive(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def contrastive(self, images: Tensor, generator: torch.Generator, share: Share | None = None) -> Tensor:
         return self.function(images, generator)
 
-    def weak(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def weak(self, images: Tensor, generator: torch.Generator, share: Share | None = None) -> Tensor:
         return self.plain(images)
 
-    def strong(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def strong(self, images: Tensor, generator: torch.Generator, share: Share | None = None) -> Tensor:
         return self.function(images, generator)
 
     def check(self, images: Tensor, generator: torch.Generator) -> None:
@@ -84,11 +97,11 @@ class NoViews:
     def plain(self, images: Tensor) -> Tensor:
         return images.float().div(255)  # as pixels are; the length of an embedding does not count
 
-    def contrastive(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def contrastive(self, images: Tensor, generator: torch.Generator, share: Share | None = None) -> Tensor:
         return self.plain(images)
 
-    def weak(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def weak(self, images: Tensor, generator: torch.Generator, share: Share | None = None) -> Tensor:
         return self.plain(images)
 
-    def strong(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def strong(self, images: Tensor, generator: torch.Generator, share: Share | None = None) -> Tensor:
         return self.plain(images)

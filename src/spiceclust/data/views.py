@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from spiceclust.config import Domain
+from spiceclust.data.own_views import Share
 from spiceclust.functional.augment import (
     affine,
     blend,
@@ -130,7 +131,8 @@ class Views:
     """Makes the three kinds of view in one domain.
 
     Every method takes images (B, channels, S, S) uint8 and returns (B, channels, S, S) float32 in [0, 1] on the same
-    device. Equal generators give equal views. `drawn` names the kinds that are more than the image itself.
+    device. Equal generators give equal views, to a share of a batch too. `drawn` names the kinds that are more than the
+    image itself.
     """
 
     drawn = frozenset({"contrastive", "weak", "strong"})
@@ -142,25 +144,25 @@ class Views:
         """The image itself."""
         return images.float().div_(255)
 
-    def contrastive(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def contrastive(self, images: Tensor, generator: torch.Generator, share: Share | None = None) -> Tensor:
         """One of MoCo's views; call twice for the pair."""
         geometry, appearance = CONTRASTIVE[self.domain]
-        draw = _Draw(len(images), images.device, generator)
+        draw = _Draw(len(images), images.device, generator, share)
         moved = resample(self.plain(images), *_geometry(geometry, draw), geometry.padding)
         return _appearance(moved, appearance, draw)
 
-    def weak(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def weak(self, images: Tensor, generator: torch.Generator, share: Share | None = None) -> Tensor:
         """Flip and shift by whole pixels."""
         geometry = WEAK[self.domain]
-        draw = _Draw(len(images), images.device, generator)
+        draw = _Draw(len(images), images.device, generator, share)
         matrix, displacement = _geometry(geometry, draw)
         half = images.shape[-1] / 2  # one pixel is 1 / half in the resampler's coordinates
         matrix[:, :, 2] = (matrix[:, :, 2] * half).round() / half
         return resample(self.plain(images), matrix, displacement, geometry.padding)
 
-    def strong(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def strong(self, images: Tensor, generator: torch.Generator, share: Share | None = None) -> Tensor:
         """Four operations drawn for each image, after a flip of the domain, then cutout."""
-        draw = _Draw(len(images), images.device, generator)
+        draw = _Draw(len(images), images.device, generator, share)
         table = STRONG[self.domain]
         chosen = draw.choices(len(table), STRONG_OPERATIONS)
         strength = {name: chosen[:, i] * limit for i, (name, limit) in enumerate(table.items())}
@@ -170,14 +172,27 @@ class Views:
 
 
 class _Draw:
-    """Random numbers with one row for each image of a batch."""
+    """Random numbers with one row for each image of a batch; of a share, those that are its own in the whole.
 
-    def __init__(self, batch: int, device: torch.device, generator: torch.Generator) -> None:
+    Args:
+        batch: B, images of the batch, or of the share of one.
+        device: where they lie.
+        generator: from which numbers for the whole batch are drawn.
+        share: which rows of which batch the images are; None where they are all of it.
+    """
+
+    def __init__(
+        self, batch: int, device: torch.device, generator: torch.Generator, share: Share | None = None
+    ) -> None:
         self.batch, self.device, self.generator = batch, device, generator
+        self.of, self.rows = share or Share(batch, slice(None))
+
+    def _rand(self, *shape: int) -> Tensor:
+        return torch.rand((self.of, *shape), device=self.device, generator=self.generator)[self.rows]
 
     def uniform(self, low: float, high: float) -> Tensor:
         """(B,) float32 in [low, high)."""
-        return torch.rand(self.batch, device=self.device, generator=self.generator) * (high - low) + low
+        return self._rand() * (high - low) + low
 
     def around(self, limit: float) -> Tensor:
         """(B,) float32 in [-limit, limit)."""
@@ -185,7 +200,7 @@ class _Draw:
 
     def coin(self, probability: float = 0.5) -> Tensor:
         """(B,) bool."""
-        return torch.rand(self.batch, device=self.device, generator=self.generator) < probability
+        return self._rand() < probability
 
     def sign(self) -> Tensor:
         """(B,) float32, -1 or 1."""
@@ -197,14 +212,14 @@ class _Draw:
 
     def normal(self, *shape: int) -> Tensor:
         """(B, *shape) float32, standard normal."""
-        return torch.randn((self.batch, *shape), device=self.device, generator=self.generator)
+        return torch.randn((self.of, *shape), device=self.device, generator=self.generator)[self.rows]
 
     def choices(self, count: int, taken: int) -> Tensor:
         """(B, count) float32: `taken` random columns of each row hold a draw from [0.1, 1) with a sign, the rest 0."""
-        noise = torch.rand((self.batch, count), device=self.device, generator=self.generator)
+        noise = self._rand(count)
         mask = torch.zeros_like(noise).scatter_(1, noise.topk(taken, dim=1).indices, 1.0)
-        size = torch.rand((self.batch, count), device=self.device, generator=self.generator) * 0.9 + 0.1
-        flip = torch.rand((self.batch, count), device=self.device, generator=self.generator) < 0.5
+        size = self._rand(count) * 0.9 + 0.1
+        flip = self._rand(count) < 0.5
         return mask * torch.where(flip, -size, size)
 
 

@@ -38,19 +38,22 @@ class Neighbors(NamedTuple):
     exact: bool
 
 
-def find_neighbors(embeddings: Tensor, k: int, exact_up_to: int = EXACT_UP_TO, each: Each = map) -> Neighbors:
-    """The K nearest other images of every image: exact up to a number of images, or where faiss is not installed.
+def find_neighbors(
+    embeddings: Tensor, k: int, exact_up_to: int = EXACT_UP_TO, each: Each = map, rows: Tensor | None = None
+) -> Neighbors:
+    """The K nearest others of every image, or of some: exact up to a number of images, or where faiss is not installed.
 
     Args:
         embeddings: (N, D) float32, L2-normalised.
         k: K, at most N - 1.
         exact_up_to: N up to which all pairs are compared on a CPU; a GPU always does.
         each: how tiles of pairs are gone through, as in `nearest_neighbors`.
+        rows: (B,) int64 numbers of the images whose neighbours are wanted; all N by default.
     """
     n = len(embeddings)
     if n <= exact_up_to or k == n - 1 or embeddings.device.type != "cpu" or not faiss_is_there():
-        return Neighbors(nearest_neighbors(embeddings, k, each=each)[0], 1.0, exact=True)
-    return approximate_neighbors(embeddings, k)
+        return Neighbors(nearest_neighbors(embeddings, k, rows=rows, each=each)[0], 1.0, exact=True)
+    return approximate_neighbors(embeddings, k, rows=rows)
 
 
 def faiss_is_there() -> bool:
@@ -58,13 +61,14 @@ def faiss_is_there() -> bool:
     return importlib.util.find_spec("faiss") is not None
 
 
-def approximate_neighbors(embeddings: Tensor, k: int, recall: float = RECALL) -> Neighbors:
+def approximate_neighbors(embeddings: Tensor, k: int, recall: float = RECALL, rows: Tensor | None = None) -> Neighbors:
     """Nearly the K nearest other images of every image.
 
     Args:
         embeddings: (N, D) float32 on the CPU, L2-normalised.
         k: K, at most N - 2.
         recall: wanted; where few cells do not reach it, all are looked into.
+        rows: as in `find_neighbors`.
     """
     import faiss
 
@@ -88,9 +92,10 @@ def approximate_neighbors(embeddings: Tensor, k: int, recall: float = RECALL) ->
     index.nprobe = min(FIRST_PROBES, cells)
     while (share := float((search(sample)[0] >= farthest).double().mean())) < recall and index.nprobe < cells:
         index.nprobe = min(2 * index.nprobe, cells)
-    _, indices = search(torch.arange(n))
+    wanted = torch.arange(n) if rows is None else rows
+    _, indices = search(wanted)
     short = (indices < 0).any(dim=1).nonzero().squeeze(1)  # their cells hold too few images
-    indices[short] = nearest_neighbors(embeddings, k, rows=short)[0]
+    indices[short] = nearest_neighbors(embeddings, k, rows=wanted[short])[0]
     return Neighbors(indices, share, exact=False)
 
 

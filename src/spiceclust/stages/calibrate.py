@@ -41,7 +41,7 @@ def run(
         The calibrated classifier's state dict as `classifier.*`, its outputs on the plain images, `probabilities`
         (N, C) and `embeddings` (N, D) float32; facts: the temperature, mean confidence before and after.
     """
-    before, _ = classify(shipped, images, context.device, context.lanes)
+    before, _ = classify(shipped, images, context.device, context.lanes, context.world)
     near = neighbors[:, :SCORING_NEIGHBORS].long()
     votes = torch.zeros_like(opinions)
     for column in near.T:  # one at a time: together they would take K times the memory
@@ -53,7 +53,7 @@ def run(
     with torch.no_grad():
         last.weight.div_(temperature)
         last.bias.div_(temperature)
-    probabilities, embeddings = classify(calibrated, images, context.device, context.lanes)
+    probabilities, embeddings = classify(calibrated, images, context.device, context.lanes, context.world)
     state = {f"classifier.{name}": value for name, value in calibrated.state_dict().items()}
     confidence = [float(each.max(dim=1).values.mean()) for each in (before, probabilities)]
     facts = {"temperature": temperature, "confidence_before": confidence[0], "confidence_after": confidence[1]}

@@ -36,19 +36,20 @@ def run(sight: Sight, model: nn.Module, selected: Artefact, config: FitConfig, c
     settings = config.confident
     order = Order(sight.n, settings.batch_size, "confident", context, sight.pixels)
     movement = Movement(sight.n, order.size, settings.steps, settings.settle, context.device)
+    world, share = context.world, context.world.share(order.size)
 
     def views_of(number: int) -> tuple[Tensor, Tensor, Tensor]:
         draws = context.generator("confident", number)
-        rows = order.batch(number)
-        batch = sight.take(rows)
-        return rows, sight.weak(batch, draws), sight.strong(batch, draws)
+        rows, own = order.batch(number)
+        batch = sight.take(own)
+        return rows, sight.weak(batch, draws, share), sight.strong(batch, draws, share)
 
     def step(student: nn.Module, teacher: nn.Module, number: int) -> ConfidentLoss:
         rows, taught, seen = ahead.of(number)
         to_come = lane.begin(lambda: judged(teacher, taught, context))
         with context.autocast():
             strong = student(seen)
-        weak = to_come()
+        strong, weak = world.join(strong, share.of), world.gather(to_come(), share.of)
         ahead.begin(number + 1)
         movement.note(number, rows, weak.argmax(dim=1))
         return confident_loss(weak, strong, settings.threshold, settings.floor)

@@ -11,11 +11,10 @@ from torch import Tensor
 from spiceclust.config import FitConfig
 from spiceclust.data.views import Views
 from spiceclust.errors import ConfigError
-from spiceclust.functional.approximate import find_neighbors
 from spiceclust.models.encoders import Encoder
 from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import Context
-from spiceclust.training.inference import embed_images
+from spiceclust.training.inference import embed_images, neighbors_of
 from spiceclust.training.pixels import Pixels
 
 
@@ -61,7 +60,7 @@ def run(images: Pixels, encoder: Encoder, config: FitConfig, context: Context) -
                 else:
                     tensors[kind] = plain.half().expand(count, -1, -1)
     k = min(config.select.max_neighbors, len(plain) - 1)
-    neighbors, recall, exact = find_neighbors(plain, k, each=context.each)
+    neighbors, recall, exact = neighbors_of(plain, k, context)
     if not exact:
         context.progress.say(f"neighbours are approximate: {recall:.1%} are as near as the exact ones, on a sample")
     return Artefact(

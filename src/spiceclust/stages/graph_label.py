@@ -49,7 +49,7 @@ def run(features: Features, config: FitConfig, context: Context) -> Artefact:
 
     def step(number: int) -> Tensor:
         seen = features.strong if number % 2 else features.weak
-        rows = order.batch(number)
+        rows = order.batch(number).rows
         around = torch.cat([rows.unsqueeze(1), neighbors[rows, :SCORING_NEIGHBORS]], dim=1)
         votes = neighbor_votes(partitions, around, config.n_clusters)
         logits = learning(seen(number // 2 % features.views, rows))

@@ -14,13 +14,12 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from spiceclust.config import FitConfig
-from spiceclust.functional.approximate import find_neighbors
 from spiceclust.functional.opinions import renumbered
 from spiceclust.functional.partition import TOLERANCE, partition_score
 from spiceclust.models.heads import Classifier
 from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import Context
-from spiceclust.training.inference import classify
+from spiceclust.training.inference import classify, neighbors_of
 from spiceclust.training.pixels import Pixels
 
 MARGIN = 0.1  # for a stage 2 that learned from the neighbours that judge; in units of the score (docs/log.md)
@@ -51,12 +50,12 @@ def run(
         No tensors; facts: both scores, the images in each cluster by both, the name of the stage that ships, what this
         one scores by the neighbours of stage 1 alone, and its agreement with the opinions, in [0, 1].
     """
-    outputs = {"3-self": classify(first, images, context.device, context.lanes)}
+    outputs = {"3-self": classify(first, images, context.device, context.lanes, context.world)}
     if second is not None:
-        outputs["5-semi"] = classify(second, images, context.device, context.lanes)
+        outputs["5-semi"] = classify(second, images, context.device, context.lanes, context.world)
     other = neighbors.long()
     if second is not None:
-        other = find_neighbors(outputs["5-semi"][1], neighbors.shape[1], each=context.each).indices
+        other = neighbors_of(outputs["5-semi"][1], neighbors.shape[1], context).indices
     scores, by_stage_1, agreement, sizes = {}, {}, {}, {}
     for name, (probabilities, _) in outputs.items():
         labels = probabilities.argmax(dim=1)

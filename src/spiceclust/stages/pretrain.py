@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from spiceclust.config import FitConfig
 from spiceclust.data.views import Views
-from spiceclust.functional.approximate import find_neighbors
 from spiceclust.functional.contrast import enqueue, info_nce
 from spiceclust.models.encoders import Encoder, build_encoder
 from spiceclust.models.heads import build_projection
@@ -23,7 +22,7 @@ from spiceclust.models.momentum import MomentumModel
 from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import Context
 from spiceclust.training.deferred import weights_later
-from spiceclust.training.inference import embed_images
+from spiceclust.training.inference import embed_images, neighbors_of
 from spiceclust.training.lanes import Ahead, Lane
 from spiceclust.training.loop import Order, cosine, train
 from spiceclust.training.partners import Partners
@@ -49,7 +48,8 @@ def run(images: Pixels, config: FitConfig, context: Context) -> Artefact:
     projection = build_projection(encoder.n_features, settings.projection_dim, context.number("pretrain", "projection"))
     query_model = nn.Sequential(encoder, projection).to(context.device).train()
     key_model = MomentumModel(query_model, settings.key_momentum)
-    query, key = context.compiled(query_model), context.compiled(key_model)
+    world, share = context.world, context.world.share(settings.batch_size)
+    query, key = context.compiled(world.data_parallel(query_model)), context.compiled(key_model)
     views = context.views or Views(config.views)
 
     generator = context.generator("pretrain", "queue")
@@ -61,18 +61,18 @@ def run(images: Pixels, config: FitConfig, context: Context) -> Artefact:
 
     def seek() -> Tensor:
         plain = embed_images(key_encoder, images, lambda batch, _: views.plain(batch), context)
-        return find_neighbors(plain, min(settings.neighbors, len(images) - 1), each=context.each).indices
+        return neighbors_of(plain, min(settings.neighbors, len(images) - 1), context).indices
 
     first = math.ceil(settings.neighbor_start * steps)
     partners = Partners(seek, settings.neighbor_share, first, max(1, steps // REFRESHES))
 
     def two_views(number: int) -> tuple[Tensor, Tensor]:
-        rows = order.batch(number)
+        rows, own = order.batch(number)
         draws = context.generator("pretrain", "views", number)
         others = partners.of(rows, number, draws)
-        own = images[rows]
-        one, other = (views.contrastive(own if which is rows else images[which], draws) for which in (rows, others))
-        return one, other
+        seen = images[own]
+        partnered = seen if others is rows else images[others[share.rows]]
+        return views.contrastive(seen, draws, share), views.contrastive(partnered, draws, share)
 
     def projected(model: nn.Module, seen: Tensor) -> Tensor:
         with context.autocast():
@@ -87,8 +87,8 @@ def run(images: Pixels, config: FitConfig, context: Context) -> Artefact:
         if not partners.due(number + 1):
             ahead.begin(number + 1)
         loss = info_nce(queries, keys, queue.clone(), settings.temperature)
-        enqueue(queue, keys, number)
-        return loss
+        enqueue(queue, world.gather(keys, settings.batch_size), number)
+        return world.mean(loss, settings.batch_size)
 
     with Lane(context.lanes) as lane, weights_later(query_model, lane):
         ahead = Ahead(two_views, steps, lane)

@@ -41,7 +41,7 @@ def run(features: Features, config: FitConfig, context: Context) -> Artefact:
     order = Order(len(plain), settings.batch_size, "scan", context)
 
     def step(number: int) -> Tensor:
-        rows = order.batch(number)
+        rows = order.batch(number).rows
         draws = context.generator("scan", number)
 
         def one_of(count: int) -> Tensor:

@@ -45,7 +45,7 @@ def run(features: Features, config: FitConfig, context: Context) -> Artefact:
     assigned = torch.zeros((settings.heads, len(clusters)), dtype=torch.int64, device=context.device)
 
     def new_round(number: int) -> None:
-        meta = order.batch(number)
+        meta = order.batch(number).rows
         with torch.no_grad():
             probabilities = heads(features.weak(number % features.views, meta)).softmax(dim=2)
         centres = prototypes(plain[meta], probabilities, quotas, settings.ratio)

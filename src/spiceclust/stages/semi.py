@@ -40,22 +40,25 @@ def run(sight: Sight, model: nn.Module, selected: Artefact, config: FitConfig, c
     sampler = _BalancedSampler(labels, selected.tensors["reliable"].bool())
     unlabelled = Order(sight.n, settings.batch_size * settings.unlabelled_ratio, "semi", context, sight.pixels)
     movement = Movement(sight.n, unlabelled.size, settings.steps, settings.settle, context.device)
+    world = context.world
+    known, unknown = world.share(settings.batch_size), world.share(unlabelled.size)
 
     def views_of(number: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         draws = context.generator("semi", number)
         rows = sampler.draw(settings.batch_size, draws)
-        numbers = unlabelled.batch(number)
-        others = sight.take(numbers)
-        taught = sight.weak(others, draws)
-        seen = torch.cat([sight.weak(sight.take(rows), draws), sight.strong(others, draws)])
+        numbers, own = unlabelled.batch(number)
+        others = sight.take(own)
+        taught = sight.weak(others, draws, unknown)
+        seen = torch.cat([sight.weak(sight.take(rows[known.rows]), draws, known), sight.strong(others, draws, unknown)])
         return rows, numbers, taught, seen
 
     def step(student: nn.Module, teacher: nn.Module, number: int) -> FixMatchLoss:
         rows, numbers, taught, seen = ahead.of(number)
         to_come = lane.begin(lambda: judged(teacher, taught, context))
         with context.autocast():
-            labelled, strong = student(seen).split([len(rows), len(numbers)])
-        weak = to_come()
+            labelled, strong = student(seen).tensor_split([len(seen) - len(taught)])
+        labelled, strong = world.join(labelled, known.of), world.join(strong, unknown.of)
+        weak = world.gather(to_come(), unknown.of)
         ahead.begin(number + 1)
         movement.note(number, numbers, weak.argmax(dim=1))
         return fixmatch_loss(labelled, labels[rows], weak, strong, settings.threshold, settings.unlabelled_weight)

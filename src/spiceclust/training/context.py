@@ -17,6 +17,7 @@ from torch import nn
 from spiceclust.data.own_views import ViewMaker
 from spiceclust.errors import ConfigError
 from spiceclust.progress import Progress, Silent
+from spiceclust.training.distributed import ALONE, World
 from spiceclust.training.lanes import in_lanes
 from spiceclust.training.snapshots import Snapshots
 
@@ -38,6 +39,7 @@ class Context:
         compile: whether networks go through torch.compile, and heads become CUDA graphs: a minute at the start of each
             stage, which only long trainings get back (docs/log.md).
         lanes: how many things are computed side by side (`training.lanes`).
+        world: the processes that train together (`training.distributed`).
     """
 
     seed: int
@@ -48,6 +50,7 @@ class Context:
     views: ViewMaker | None = None
     compile: bool = False
     lanes: int = 1
+    world: World = ALONE
 
     def each(self, function: Callable[[P], T], items: Iterable[P]) -> Iterator[T]:
         """As `map`, on all lanes at once."""
@@ -56,6 +59,10 @@ class Context:
     def within(self, name: str) -> Context:
         """The same for a part of a stage, whose trainings have the same names as another part's."""
         return replace(self, snapshots=self.snapshots and self.snapshots.within(name))
+
+    def alone(self) -> Context:
+        """The same for what the leader does alone."""
+        return replace(self, world=ALONE)
 
     def generator(self, *names: str | int) -> torch.Generator:
         """A generator on the device, determined by the seed and `names` alone."""

@@ -12,9 +12,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from spiceclust.errors import ConfigError, TrainingError
+from spiceclust.functional.approximate import Neighbors, find_neighbors
 from spiceclust.models.encoders import Encoder
 from spiceclust.models.heads import Classifier
 from spiceclust.training.context import Context
+from spiceclust.training.distributed import ALONE, World
 from spiceclust.training.lanes import in_lanes
 from spiceclust.training.pixels import Pixels
 
@@ -29,6 +31,7 @@ def apply_batched(
     device: torch.device,
     batch: int | None = None,
     lanes: int = 1,
+    world: World = ALONE,
 ) -> Tensor:
     """Applies `function` to all images, in batches of one size.
 
@@ -41,11 +44,15 @@ def apply_batched(
         device: where to compute.
         batch: B; None lets it follow from S, so that it is the same wherever images of that size are seen.
         lanes: batches at once.
+        world: the processes that share the batches.
 
     Returns:
         (N, ...) on `device`.
     """
     size = batch or batch_of(images)
+    batches = -(-len(images) // size)
+    if batches < world.size:
+        world = ALONE  # each sees them all
 
     @torch.inference_mode()
     def apply(number: int) -> Tensor:
@@ -55,7 +62,9 @@ def apply_batched(
             part = torch.cat([part, part[-1:].expand(size - count, *part.shape[1:])])
         return function(part, number)[:count].clone()
 
-    return torch.cat(list(in_lanes(apply, range(-(-len(images) // size)), lanes)))
+    own = world.share(batches).rows
+    seen = torch.cat(list(in_lanes(apply, range(own.start, own.stop), lanes)))
+    return world.gather(seen, len(images), size)
 
 
 def batch_of(images: Pixels) -> int:
@@ -83,10 +92,22 @@ def embed_images(encoder: Encoder, images: Pixels, seen: Callable[[Tensor, int],
         with context.autocast():
             return F.normalize(encoder(views).float(), dim=1)
 
-    return refuse_not_finite(apply_batched(features, images, context.device, lanes=context.lanes), encoder)
+    return refuse_not_finite(
+        apply_batched(features, images, context.device, lanes=context.lanes, world=context.world), encoder
+    )
 
 
-def classify(classifier: Classifier, images: Pixels, device: torch.device, lanes: int = 1) -> tuple[Tensor, Tensor]:
+def neighbors_of(embeddings: Tensor, k: int, context: Context) -> Neighbors:
+    """The K nearest others of (N, D) float32 embeddings, as `find_neighbors`: on all lanes, of all processes."""
+    n = len(embeddings)
+    own = torch.arange(n, device=embeddings.device)[context.world.share(n).rows]
+    found = find_neighbors(embeddings, k, each=context.each, rows=own)
+    return found._replace(indices=context.world.gather(found.indices, n))
+
+
+def classify(
+    classifier: Classifier, images: Pixels, device: torch.device, lanes: int = 1, world: World = ALONE
+) -> tuple[Tensor, Tensor]:
     """The one way in which images become clusters, used by fit and predict alike, always in float32.
 
     Args:
@@ -94,6 +115,7 @@ def classify(classifier: Classifier, images: Pixels, device: torch.device, lanes
         images: (N, channels, S, S) uint8.
         device: where to compute.
         lanes: batches at once.
+        world: the processes that share them.
 
     Returns:
         Probabilities (N, C) and L2-normalised embeddings (N, D), float32.
@@ -107,7 +129,7 @@ def classify(classifier: Classifier, images: Pixels, device: torch.device, lanes
         embeddings = classifier.embed(batch.float() / 255)
         return torch.cat([classifier.head(embeddings).softmax(dim=1), embeddings], dim=1)
 
-    outputs = refuse_not_finite(apply_batched(both, images, device, lanes=lanes), classifier.encoder)
+    outputs = refuse_not_finite(apply_batched(both, images, device, lanes=lanes, world=world), classifier.encoder)
     n_clusters = outputs.shape[1] - classifier.encoder.n_features
     return outputs[:, :n_clusters], outputs[:, n_clusters:]
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
 
 from spiceclust.errors import TrainingError
 from spiceclust.interruption import patient
+from spiceclust.training.checkpoint import Artefact, part
 from spiceclust.training.context import Context
 from spiceclust.training.pixels import HostPixels, Pixels
 from spiceclust.training.snapshots import Kept, OptimizerState, Stateful
@@ -63,7 +64,7 @@ def train(
     pending = torch.zeros(stretch, device=context.device)  # losses of the stretch that is not over
     everything = {**state, "optimizer": OptimizerState(optimizer), "loop": Kept(pending=pending)}
     snapshots = context.snapshots
-    first, facts = snapshots.restore(name, everything) if snapshots else (0, {})
+    first, facts = _taken_up(name, everything, context)
     curve: list[float] = list(facts.get("curve", []))
     if first:
         context.progress.say(f"{name}: taken up again at step {first} of {steps}")
@@ -72,11 +73,13 @@ def train(
     with patient() as interrupted, context.progress.task(name, steps - first) as task:
         for number in range(first, first if facts.get("ended") else steps):
             place = number % stretch
-            if snapshots and number > first and (interrupted() or snapshots.due()):
+            stop, due = context.world.any(interrupted(), snapshots is not None and snapshots.due())
+            if number > first and (stop or due):
                 watch.check_losses(pending[:place], number)
                 watch.check_state(number)
-                snapshots.save(name, number, everything, {"curve": curve})
-            if interrupted():
+                if snapshots:
+                    snapshots.save(name, number, everything, {"curve": curve})
+            if stop:
                 raise KeyboardInterrupt
             factor = rate(number)
             for group, lr in zip(optimizer.param_groups, base, strict=True):
@@ -96,11 +99,26 @@ def train(
                 context.progress.say(f"{name}: over after {number + 1} of {steps} steps")
                 break
         watch.check_state(number + 1)
-        if interrupted():  # in the last step
+        if context.world.any(interrupted())[0]:  # in the last step
             if snapshots:
                 snapshots.save(name, number + 1, everything, {"curve": curve, "ended": True})
             raise KeyboardInterrupt
     return curve
+
+
+def _taken_up(name: str, state: Mapping[str, Stateful], context: Context) -> tuple[int, dict[str, Any]]:
+    """Puts the newest snapshot, if there is one, into the state of all processes: its step and its facts."""
+
+    def restored() -> Artefact:
+        first, facts = context.snapshots.restore(name, state) if context.snapshots else (0, {})
+        tensors = {f"{part}/{key}": t for part, each in state.items() for key, t in each.state_dict().items()}
+        return Artefact(tensors if first else {}, {"first": first, "facts": facts})
+
+    found = context.world.led(restored, context.device)
+    if found.tensors and not context.world.leads:
+        for part_name, each in state.items():
+            each.load_state_dict(part(found.tensors, f"{part_name}/"))
+    return found.facts["first"], found.facts["facts"]
 
 
 class _Watch:
@@ -147,6 +165,18 @@ class _Watch:
         return {name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()}
 
 
+class Batch(NamedTuple):
+    """Image numbers, int64.
+
+    Attributes:
+        rows: (B,) of the whole batch.
+        own: (B',) this process's share of them; the very tensor `rows` where there is one process.
+    """
+
+    rows: Tensor
+    own: Tensor
+
+
 class Order:
     """The batches in which images come: permutations of all N after one another, cut every B.
 
@@ -156,22 +186,26 @@ class Order:
         n: N.
         size: B.
         name: of the training.
-        context: for the seed.
-        pixels: the images themselves; where they lie in host memory, they are told of each batch one step ahead.
+        context: for the seed and the processes.
+        pixels: the images themselves; where they lie in host memory, they are told of each share one step ahead.
     """
 
     def __init__(self, n: int, size: int, name: str, context: Context, pixels: Pixels | None = None) -> None:
         self.n, self.size, self.name, self.context, self.pixels = n, size, name, context, pixels
         self._epochs: dict[int, Tensor] = {}  # those that the last batch touched
-        self._next: tuple[int, Tensor] | None = None  # announced to the pixels
+        self._next: tuple[int, Batch] | None = None  # announced to the pixels
 
-    def batch(self, number: int) -> Tensor:
-        """(B,) int64 image numbers of batch `number`, from 0 on; quick for those that follow one another."""
-        rows = self._next[1] if self._next and self._next[0] == number else self._rows(number)
+    def batch(self, number: int) -> Batch:
+        """Batch `number`, from 0 on; quick for those that follow one another."""
+        batch = self._next[1] if self._next and self._next[0] == number else self._batch(number)
         if isinstance(self.pixels, HostPixels):
-            self._next = number + 1, self._rows(number + 1)
-            self.pixels.expect(self._next[1])
-        return rows
+            self._next = number + 1, self._batch(number + 1)
+            self.pixels.expect(self._next[1].own)
+        return batch
+
+    def _batch(self, number: int) -> Batch:
+        rows, world = self._rows(number), self.context.world
+        return Batch(rows, rows if world.size == 1 else rows[world.share(self.size).rows])
 
     def _rows(self, number: int) -> Tensor:
         start, stop = number * self.size, (number + 1) * self.size

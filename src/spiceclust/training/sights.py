@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from spiceclust.data.own_views import ViewMaker
+from spiceclust.data.own_views import Share, ViewMaker
 from spiceclust.training.features import Features
 from spiceclust.training.pixels import Pixels
 
@@ -31,11 +31,11 @@ class Sight(Protocol):
         """What the views of the images `rows`, (B,) int64, are made of, fetched once for all of them."""
         ...
 
-    def weak(self, taken: Tensor, draws: torch.Generator) -> Tensor:
-        """What the model is given for a weak view of each of the images `taken`: (B, ...) float32."""
+    def weak(self, taken: Tensor, draws: torch.Generator, share: Share | None = None) -> Tensor:
+        """What the model is given for a weak view of each image of a batch or a share: (B, ...) float32."""
         ...
 
-    def strong(self, taken: Tensor, draws: torch.Generator) -> Tensor:
+    def strong(self, taken: Tensor, draws: torch.Generator, share: Share | None = None) -> Tensor:
         """The same of strong views."""
         ...
 
@@ -51,11 +51,11 @@ class PixelSight:
     def take(self, rows: Tensor) -> Tensor:
         return self._images[rows]
 
-    def weak(self, taken: Tensor, draws: torch.Generator) -> Tensor:
-        return self.views.weak(taken, draws)
+    def weak(self, taken: Tensor, draws: torch.Generator, share: Share | None = None) -> Tensor:
+        return self.views.weak(taken, draws, share)
 
-    def strong(self, taken: Tensor, draws: torch.Generator) -> Tensor:
-        return self.views.strong(taken, draws)
+    def strong(self, taken: Tensor, draws: torch.Generator, share: Share | None = None) -> Tensor:
+        return self.views.strong(taken, draws, share)
 
 
 class FeatureSight:
@@ -68,11 +68,12 @@ class FeatureSight:
     def take(self, rows: Tensor) -> Tensor:
         return rows
 
-    def weak(self, taken: Tensor, draws: torch.Generator) -> Tensor:
-        return self.features.weak(self._one_of(taken, draws), taken)
+    def weak(self, taken: Tensor, draws: torch.Generator, share: Share | None = None) -> Tensor:
+        return self.features.weak(self._one_of(taken, draws, share), taken)
 
-    def strong(self, taken: Tensor, draws: torch.Generator) -> Tensor:
-        return self.features.strong(self._one_of(taken, draws), taken)
+    def strong(self, taken: Tensor, draws: torch.Generator, share: Share | None = None) -> Tensor:
+        return self.features.strong(self._one_of(taken, draws, share), taken)
 
-    def _one_of(self, rows: Tensor, draws: torch.Generator) -> Tensor:
-        return torch.randint(self.features.views, rows.shape, generator=draws, device=rows.device)
+    def _one_of(self, rows: Tensor, draws: torch.Generator, share: Share | None) -> Tensor:
+        of, own = share or Share(len(rows), slice(None))
+        return torch.randint(self.features.views, (of,), generator=draws, device=rows.device)[own]

@@ -51,7 +51,7 @@ def train_with_teacher(
     """
     student = copy.deepcopy(model).train()
     teacher = MomentumModel(student, settings.ema)
-    learning, judging = context.compiled(student), context.compiled(teacher)
+    learning, judging = context.compiled(context.world.data_parallel(student)), context.compiled(teacher)
     used = torch.full((settings.steps,), -1.0, device=context.device)  # share by step, -1 before it is taken
 
     def taught(number: int) -> Tensor:

@@ -1,0 +1,224 @@
+"""The processes that train together under torchrun, and what they tell each other.
+
+Every process goes through the same stages. Each sees its share of a batch; what they find is put together again, so
+that each then computes with the whole, as one process would. Process 0 leads: it alone reads and writes, and whatever
+it makes or decides alone it hands to the others, who follow. N rows, W processes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from spiceclust.data.own_views import Share
+from spiceclust.errors import SpiceError, TrainingError
+from spiceclust.training.checkpoint import Artefact
+from spiceclust.training.synced import synchronize
+
+PATIENCE: Final = timedelta(days=7)  # that a process waits for the others: a source may take long to read
+PIECE: Final = 2**28  # bytes that are sent at once
+BACKEND: Final = "cpu:gloo,cuda:nccl"
+GIVEN: Final = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what torchrun tells a process
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes that train together.
+
+    Attributes:
+        rank: number of this one; 0 leads.
+        size: W; 1 where there are no others, and then nothing here costs anything.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process reads and writes."""
+        return self.rank == 0
+
+    def share(self, n: int) -> Share:
+        """This process's share of N rows: they follow one another, and shares differ by one at most."""
+        return self._share(n, self.rank)
+
+    def _share(self, n: int, rank: int) -> Share:
+        return Share(n, slice(rank * n // self.size, (rank + 1) * n // self.size))
+
+    def gather(self, own: Tensor, n: int, batch: int = 1) -> Tensor:
+        """Puts shares together.
+
+        Args:
+            own: (n', ...) any dtype, the values of this process's share.
+            n: N, the rows of all.
+            batch: rows that stay together: what is shared are batches of so many, of which the last may be shorter.
+
+        Returns:
+            (N, ...) on every process, without gradient.
+        """
+        if self.size == 1:
+            return own
+        shares = [self._share(-(-n // batch), rank).rows for rank in range(self.size)]
+        lengths = [min(n, rows.stop * batch) - rows.start * batch for rows in shares]
+        most = max(lengths)
+        padded = own.new_zeros((most, *own.shape[1:]))
+        padded[: len(own)] = own.detach()
+        found = padded.new_empty((self.size * most, *own.shape[1:]))
+        dist.all_gather([_bytes(part) for part in found.view(self.size, *padded.shape)], _bytes(padded))
+        if most * self.size == n:
+            return found
+        return torch.cat([found[rank * most :][:length] for rank, length in enumerate(lengths)])
+
+    def join(self, own: Tensor, n: int) -> Tensor:
+        """As `gather`, with the gradient of this process's share.
+
+        It is W times as large, since `data_parallel` takes the mean over processes and each has a share of the sum.
+        """
+        if self.size == 1:
+            return own
+        whole = self.gather(own, n)
+        if not own.requires_grad:
+            return whole
+        scaled = own.view_as(own)
+        scaled.register_hook(lambda gradient: gradient * self.size)  # type: ignore[no-untyped-call]
+        rows = self.share(n).rows
+        return torch.cat([whole[: rows.start], scaled, whole[rows.stop :]])
+
+    def mean(self, own: Tensor, n: int) -> Tensor:
+        """The mean of N values of which `own` is the scalar mean over this process's share; with its gradient."""
+        if self.size == 1:
+            return own
+        rows = self.share(n).rows
+        weighted = own * ((rows.stop - rows.start) * self.size / n)
+        total = weighted.detach().clone()
+        dist.all_reduce(total)
+        whole: Tensor = weighted + (total / self.size - weighted.detach())
+        return whole
+
+    def any(self, *flags: bool) -> tuple[bool, ...]:
+        """For each flag, whether it is set on any process."""
+        if self.size == 1:
+            return flags
+        found = torch.tensor(flags, dtype=torch.int32)
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        return tuple(found.bool().tolist())
+
+    def led(self, make: Callable[[], Artefact], device: torch.device) -> Artefact:
+        """What the leader makes, on all processes; facts and the names of tensors pass through JSON.
+
+        Args:
+            make: called by the leader alone.
+            device: where the tensors are wanted.
+        """
+        return make() if self.size == 1 else self._handed_on(make() if self.leads else None, 0, device)
+
+    def divided(self, works: Mapping[str, Callable[[], Artefact]], device: torch.device) -> dict[str, Artefact]:
+        """What several works make, each done by one process while others do others, on all processes."""
+        makers = {name: number % self.size for number, name in enumerate(works)}
+        own = {name: work() for name, work in works.items() if makers[name] == self.rank}
+        if self.size == 1:
+            return own
+        return {name: self._handed_on(own.get(name), maker, device) for name, maker in makers.items()}
+
+    def _handed_on(self, made: Artefact | None, maker: int, device: torch.device) -> Artefact:
+        """What process `maker` made, on all; None everywhere else."""
+        if made is None:
+            told = json.loads(self._said(b"", maker))
+            empty = {
+                name: torch.empty(shape, dtype=getattr(torch, dtype), device=device)
+                for name, (dtype, shape) in told["tensors"].items()
+            }
+            made = Artefact(empty, told["facts"])
+        else:
+            about = {name: [str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in made.tensors.items()}
+            self._said(json.dumps({"facts": made.facts, "tensors": about}).encode(), maker)
+        for tensor in made.tensors.values():
+            for piece in _bytes(tensor.detach().to(device).contiguous()).split(PIECE):  # type: ignore[no-untyped-call]
+                dist.broadcast(piece, maker)
+        return made
+
+    def _said(self, message: bytes, speaker: int) -> bytes:
+        """The message of process `speaker`, on all."""
+        length = torch.tensor([len(message)])
+        dist.broadcast(length, speaker)
+        content = torch.empty(int(length), dtype=torch.uint8)
+        if self.rank == speaker:
+            content = torch.frombuffer(bytearray(message), dtype=torch.uint8)
+        dist.broadcast(content, speaker)
+        return content.numpy().tobytes()
+
+    def data_parallel(self, model: nn.Module) -> nn.Module:
+        """The model as it is to be called on a share: gradients are averaged over the processes, as batch norm is.
+
+        Its parameters and buffers stay those of `model`, under their names. The buckets in which gradients travel stay
+        as they are from the first step on, so that a training that is taken up again adds in the same order.
+
+        Raises:
+            ConfigError: it has layers of batch norm that cannot be shared.
+        """
+        if self.size == 1:
+            return model
+        shared = synchronize(model, dist.all_reduce)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of a name that torch 2.13 gives to broadcast_buffers
+            return DistributedDataParallel(shared, broadcast_buffers=False, find_unused_parameters=True)
+
+
+ALONE: Final = World()
+
+
+def expected() -> World:
+    """What torchrun tells this process of the others, before it has met them; `ALONE` without torchrun."""
+    if any(name not in os.environ for name in GIVEN) or os.environ["WORLD_SIZE"] == "1":
+        return ALONE
+    return World(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+
+
+@contextmanager
+def open_world() -> Iterator[World]:
+    """Meets the other processes, if torchrun started any, and parts from them with the block.
+
+    Raises:
+        TrainingError: one of them is gone.
+    """
+    world = expected()
+    if world.size == 1:
+        yield world
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    dist.init_process_group(BACKEND if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    try:
+        yield world
+    except (SpiceError, KeyboardInterrupt):
+        raise
+    except RuntimeError as error:
+        if not _is_of_the_network(error):
+            raise
+        raise TrainingError(
+            f"process {world.rank} of {world.size} has lost the others: what one of them says is the cause; the same "
+            "command goes on from the last state that was kept"
+        ) from error
+    finally:
+        dist.destroy_process_group()
+
+
+def _is_of_the_network(error: RuntimeError) -> bool:
+    text = str(error).lower()
+    return isinstance(error, dist.DistError) or any(word in text for word in ("gloo", "nccl", "connection", "peer"))
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    """The memory of a contiguous tensor."""
+    return tensor.view(-1).view(torch.uint8)
