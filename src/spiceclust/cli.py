@@ -133,24 +133,47 @@ def fit(
 def predict(
     run: RunArgument,
     source: SourceArgument,
-    out: Annotated[Path, typer.Option(help="Table to write, .csv or .parquet: path, cluster, confidence, novelty.")],
+    out: Annotated[
+        str,
+        typer.Option(
+            help="Table to write, .csv or .parquet: path, cluster, confidence, novelty. Or a folder of tables."
+        ),
+    ],
     device: DeviceOption = "auto",
+    engine: Annotated[str, typer.Option(help="local or ray (a folder of tables, one for each shard).")] = "local",
+    address: Annotated[str, typer.Option(help="Of a Ray cluster; one on this machine if not given.")] = "",
+    embeddings: Annotated[bool, typer.Option("--embeddings", help="Embeddings too, in a folder of tables.")] = False,
 ) -> None:
     """Cluster other images with a finished run, however many; the same command again goes on where it stopped."""
-    from spiceclust.outputs.table import Table, check_table_path, parts_folder
+    from spiceclust.outputs.table import is_table
+    from spiceclust.progress import for_stderr
 
-    check_table_path(out)
+    progress = for_stderr()
+    if not is_table(out):
+        from spiceclust.bulk.run import predict_shards
+
+        done = predict_shards(
+            run, source, out, progress, engine=engine, address=address, device=device, embeddings=embeddings
+        )
+        print(
+            f"{done.rows} images in {done.shards} tables in {out}, {done.unread} could not be read; "
+            f"{done.rate:,.0f} images/s"
+        )
+        return
+    if engine != "local" or embeddings:
+        raise ConfigError(f"one table has no embeddings, and one engine, local: give a folder in the place of {out}")
     from spiceclust import prediction
     from spiceclust.data.vectors import open_inputs
     from spiceclust.locks import locked_beside
-    from spiceclust.progress import for_stderr
+    from spiceclust.outputs.table import Table, check_table_path, parts_folder
 
-    images = open_inputs(source, exclude=[run, out, parts_folder(out)])  # first: decoders start meanwhile
+    path = Path(out)
+    check_table_path(path)
+    images = open_inputs(source, exclude=[run, path, parts_folder(path)])  # first: decoders start meanwhile
     model = prediction.open_model(run, device)
     prediction.check_inputs(model, images)  # before the table's parts have a folder
-    progress = for_stderr()
-    with locked_beside(out, progress):
-        table = Table(out, prediction.key_of(model, images))
+    with locked_beside(path, progress):
+        table = Table(path, prediction.key_of(model, images))
         rate = prediction.fill(table, model, images, progress)
     print(f"{table.rows} images in {out}, {len(images) - table.rows} could not be read; {rate:,.0f} images/s")
 
