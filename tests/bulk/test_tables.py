@@ -66,6 +66,14 @@ def test_whole_tables_are_found_again_and_the_summary_goes(tmp_path: Path) -> No
     assert not (tmp_path / "_summary.json").exists()
 
 
+def test_what_a_killed_worker_left_goes(tmp_path: Path) -> None:
+    (tmp_path / "_unread").mkdir()
+    for name in (".unfinished-1", "_unread/.unfinished-2"):
+        (tmp_path / name).write_text("half")
+    written(tmp_path)
+    assert list(tmp_path.rglob(".unfinished*")) == []
+
+
 def test_the_same_chunks_make_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         written(tmp_path / name)

@@ -15,7 +15,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -242,7 +242,7 @@ def _data(job: Job, model: dict[str, bytes], shards: Sequence[Shard], workers: W
     )
 
 
-def _watched(data: Any, ledger: Any, workers: Workers, progress: Progress) -> Iterator[Done]:
+def _watched(data: Any, ledger: Any, workers: Workers, progress: Progress) -> Generator[Done]:
     """Reads the data set, while a thread looks whether anything moves; it interrupts this one where nothing will."""
     watch, verdict, stop = Watch(time.time()), list[str](), threading.Event()
 

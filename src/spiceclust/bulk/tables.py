@@ -77,21 +77,22 @@ class Tables:
         Raises:
             RunFolderError: it holds the tables of another model, form or source, or cannot be written.
         """
-        there = {file.name for file in self.place.files()}
-        tables = {
-            name for name in there if name.endswith(TABLE) and "/" not in name and not name.startswith(UNFINISHED)
-        }
-        if not self.place.local or there - {LOCK}:
-            self._refuse_others(there, tables - {shard.table for shard in shards})
+        found = {file.name for file in self.place.files()} - {LOCK}
+        torn = {name for name in found if name.rpartition("/")[2].startswith(UNFINISHED)}
+        there = found - torn
+        tables = {name for name in there if name.endswith(TABLE) and "/" not in name}
+        self._refuse_others(there, tables - {shard.table for shard in shards})
+        for name in torn:  # of workers that were killed
+            self.place.remove(name)
         self.place.remove(SUMMARY)
         self._write(KEY, {"key": self.key})
         with ThreadPoolExecutor(READERS) as pool:
-            found = pool.map(self.find, (shard for shard in shards if shard.table in tables))
-            return {done.shard: done for done in found if done}
+            whole = pool.map(self.find, (shard for shard in shards if shard.table in tables))
+            return {done.shard: done for done in whole if done}
 
     def _refuse_others(self, there: set[str], strange: set[str]) -> None:
         shown = self.place.shown
-        if KEY not in there and there - {LOCK}:
+        if KEY not in there and there:
             raise RunFolderError(f"{shown} holds other files: give a new folder")
         if KEY in there and self._read(KEY).get("key") != self.key:
             raise RunFolderError(
