@@ -1,15 +1,19 @@
 """Predicting many images: memory as their number grows, and the rate beside a plain PyTorch loop with the same model.
 
-    python benchmarks/predict.py --images 10000 100000 --repeats 5
+    python benchmarks/predict.py --images 10000 40000 100000 --rates 10000 40000 --repeats 5
 
 The images are PNG files of random smooth digits-like pictures; the model is one that a few steps on some of them make:
 what it says does not matter here. Memory is the peak of a process that predicts them all. The plain loop is a
-`DataLoader` with as many workers as processors, Pillow, and the classifier in batches of 256; the two take turns.
+`DataLoader` with as many workers as processors, Pillow, and the classifier in batches of 256; it writes path, cluster
+and confidence. The two take turns, each in a process of its own, and the clock starts once everything is imported.
+Seconds of processor time are those of all their processes, which a busy machine changes less.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import os
 import statistics
@@ -27,7 +31,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from spiceclust import pipeline, prediction
+from spiceclust.cli import predict
 from spiceclust.config import make_request
+from spiceclust.data.processes import FIRST
 from spiceclust.data.sources import open_source
 from spiceclust.training.inference import BATCH
 
@@ -53,24 +59,10 @@ def write_images(folder: Path, n: int) -> None:
         coarse.resize((SIDE, SIDE), Image.Resampling.BILINEAR).save(folder / f"{i // 1000:03}" / f"{i:06}.png")
 
 
-def ours(run: Path, folder: Path, out: Path) -> dict[str, float]:
-    """Seconds and peak memory of the command, in a process of its own."""
-    words = ["-c", ONE, str(run), str(folder), str(out)]
-    return dict(json.loads(subprocess.run([sys.executable, *words], check=True, stdout=subprocess.PIPE).stdout))
-
-
-ONE = """
-import contextlib, io, json, sys, time
-from spiceclust import prediction  # what is imported before the clock runs, the plain loop has imported too
-from spiceclust.cli import predict
-start = time.perf_counter()
-with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-    from pathlib import Path
-    predict(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), "cpu")
-# of this process alone: ru_maxrss would be that of the one that started it, where that is larger
-peak = next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
-print(json.dumps({"seconds": time.perf_counter() - start, "peak": peak}))
-"""
+def ours(run: Path, folder: Path, out: Path) -> None:
+    """The command."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        predict(run, str(folder), out, "cpu")
 
 
 class Pictures(Dataset[Tensor]):
@@ -88,48 +80,89 @@ class Pictures(Dataset[Tensor]):
         return torch.from_numpy(pixels.astype(np.float32) / 255).unsqueeze(0)
 
 
-def plain(run: Path, folder: Path, out: Path) -> float:
-    """Seconds of a loop as anyone would write it."""
+def plain(run: Path, folder: Path, out: Path) -> None:
+    """A loop as anyone would write it."""
     classifier = prediction.open_model(run, "cpu").classifier.eval()
-    start = time.perf_counter()
     pictures = Pictures(folder)
     labels: list[int] = []
+    confidences: list[float] = []
     with torch.inference_mode():
         for batch in DataLoader(pictures, batch_size=BATCH, num_workers=os.cpu_count() or 1):
-            labels += classifier(batch).argmax(dim=1).tolist()
-    out.write_text("".join(f"{file},{label}\n" for file, label in zip(pictures.files, labels, strict=True)))
-    return time.perf_counter() - start
+            confidence, label = classifier(batch).softmax(dim=1).max(dim=1)
+            labels += label.tolist()
+            confidences += confidence.tolist()
+    rows = zip(pictures.files, labels, confidences, strict=True)
+    out.write_text("path,cluster,confidence\n" + "".join(f"{file},{k},{share:.6f}\n" for file, k, share in rows))
+
+
+SIDES = {"ours": ours, "plain": plain}
+
+
+def one(side: str, *paths: str) -> None:
+    """Prints seconds, processor time and peak memory of one side, of this process from now on and its children."""
+    start, before = time.perf_counter(), processor_time()
+    SIDES[side](*map(Path, paths))
+    seconds = time.perf_counter() - start
+    FIRST.close()  # the decoders' times count once they have ended
+    # of this process alone: ru_maxrss would be that of the one that started it, where that is larger
+    status = Path("/proc/self/status").read_text()
+    peak = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+    print(json.dumps({"seconds": seconds, "cpu": processor_time() - before, "peak": peak}))
+
+
+def processor_time() -> float:
+    return sum(os.times()[:4])
+
+
+def measure(side: str, run: Path, folder: Path, out: Path) -> dict[str, float]:
+    """What `one` prints, in a process of its own."""
+    words = [sys.executable, __file__, "--one", side, *map(str, (run, folder, out))]
+    return dict(json.loads(subprocess.run(words, check=True, stdout=subprocess.PIPE).stdout))
 
 
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, nargs="+", default=[10_000, 100_000], help="the first for the rates")
+    parser.add_argument("--images", type=int, nargs="+", default=[10_000, 100_000], help="for the memory")
+    parser.add_argument("--rates", type=int, nargs="+", default=[10_000], help="for the rates")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args(words)
+    if options.one:
+        one(*options.one)
+        return
     with tempfile.TemporaryDirectory() as place:
         run, table = Path(place) / "run", Path(place) / "table.csv"
-        for n in options.images:
-            write_images(Path(place) / str(n), n)
-        files = sorted((Path(place) / str(options.images[0])).rglob("*.png"))[:FITTED]
+        folders = {n: Path(place) / str(n) for n in sorted({*options.images, *options.rates})}
+        for n, folder in folders.items():
+            write_images(folder, n)
+        files = sorted(next(iter(folders.values())).rglob("*.png"))[:FITTED]
         pipeline.fit(open_source(files), make_request(n_clusters=10, overrides=BRIEF), run)
-        peaks = {n: ours(run, Path(place) / str(n), table)["peak"] for n in options.images}
-        n = options.images[0]
-        seconds = [
-            (ours(run, Path(place) / str(n), table)["seconds"], plain(run, Path(place) / str(n), table))
-            for _ in range(options.repeats)
-        ]
-    rates = [[n / each for each in side] for side in zip(*seconds, strict=True)]
-    ratios = [theirs / mine for mine, theirs in seconds]
+        runs = {
+            n: [{side: measure(side, run, folders[n], table) for side in SIDES} for _ in range(options.repeats)]
+            for n in options.rates
+        }
+        peaks = {
+            n: runs[n][0]["ours"]["peak"] if n in runs else measure("ours", run, folders[n], table)["peak"]
+            for n in options.images
+        }
     lines = [about("Predicting many images", "python benchmarks/predict.py"), ""]
     lines += ["| images | peak memory |", "|---|---|"]
     lines += [f"| {n:,} | {peak / 2**20:,.0f} MiB |" for n, peak in peaks.items()]
-    lines += ["", f"Images per second of {n:,} files, medians of {options.repeats} alternating runs:", ""]
-    lines += ["| `spiceclust predict` | plain loop | ratio | least | most |", "|---|---|---|---|---|"]
-    cells = [f"{statistics.median(rate):,.0f}" for rate in rates]
-    cells += [f"{value:.2f}" for value in (statistics.median(ratios), min(ratios), max(ratios))]
-    lines += [f"| {' | '.join(cells)} |"]
-    write_results(options.out / "predict", "\n".join(lines) + "\n", {"peaks": peaks, "seconds": seconds})
+    lines += [
+        "",
+        f"Images per second, medians of {options.repeats} alternating runs, and processor time of all processes:",
+        "",
+    ]
+    lines += ["| images | `spiceclust predict` | plain loop | ratio | least | most | ratio of processor time |"]
+    lines += ["|---|---|---|---|---|---|---|"]
+    for n, pairs in runs.items():
+        rates = [statistics.median(n / pair[side]["seconds"] for pair in pairs) for side in SIDES]
+        ratios, cpu = ([pair["plain"][what] / pair["ours"][what] for pair in pairs] for what in ("seconds", "cpu"))
+        cells = [f"{n:,}", *(f"{rate:,.0f}" for rate in rates)]
+        cells += [f"{value:.2f}" for value in (statistics.median(ratios), min(ratios), max(ratios))]
+        lines += [f"| {' | '.join(cells)} | {statistics.median(cpu):.2f} |"]
+    write_results(options.out / "predict", "\n".join(lines) + "\n", {"peaks": peaks, "runs": runs})
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The benchmarks' scripts: what they measure is measured elsewhere, here is that they measure it rightly."""
 
+import csv
 import io
 import json
 import tarfile
@@ -10,6 +11,7 @@ from xml.etree import ElementTree
 import accuracy
 import end_to_end
 import gpu_cifar
+import larger_than_memory
 import localisation
 import neighbors
 import numpy as np
@@ -230,14 +232,50 @@ def test_a_whole_run_is_timed_by_stage_beside_another_checkout_s(benchmark: Path
 
 def test_prediction_is_measured_beside_a_plain_loop(tmp_path: Path) -> None:
     large = np.ones(250_000_000)  # 2 GB here are no memory of the processes that are measured
-    predict.main(["--images", "300", "600", "--repeats", "1", "--out", str(tmp_path)])
+    predict.main(["--images", "300", "600", "--rates", "300", "--repeats", "1", "--out", str(tmp_path)])
     del large
     found = json.loads((tmp_path / "predict.json").read_text())
     assert list(found["peaks"]) == ["300", "600"]
     assert all(1e8 < peak < 1.5e9 for peak in found["peaks"].values())
-    ((mine, theirs),) = found["seconds"]
+    ((pair,),) = found["runs"].values()
+    mine, theirs = (pair[side]["seconds"] for side in ("ours", "plain"))
     assert min(mine, theirs) > 0
-    assert f"| {300 / mine:,.0f} | {300 / theirs:,.0f} | {theirs / mine:.2f} |" in (tmp_path / "predict.md").read_text()
+    # more than this process: what decodes takes processor time too
+    assert all(0.05 < pair[side]["cpu"] < 60 for side in ("ours", "plain"))
+    row = f"| 300 | {300 / mine:,.0f} | {300 / theirs:,.0f} | {theirs / mine:.2f} |"
+    assert row in (tmp_path / "predict.md").read_text()
+
+
+def test_the_command_and_the_plain_loop_say_the_same(tmp_path: Path) -> None:
+    run, folder = tmp_path / "run", tmp_path / "images"
+    predict.write_images(folder, 300)
+    images = predict.open_source(folder)
+    predict.pipeline.fit(images, predict.make_request(n_clusters=3, overrides=predict.BRIEF), run)
+    tables = {}
+    for name, side in predict.SIDES.items():
+        side(run, folder, tmp_path / f"{name}.csv")
+        with (tmp_path / f"{name}.csv").open() as file:
+            tables[name] = [(Path(row["path"]).name, row["cluster"]) for row in csv.DictReader(file)]
+    assert len(tables["ours"]) == 300
+    assert tables["ours"] == tables["plain"]
+
+
+def test_pixels_in_memory_and_on_disk_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def here(function: str, *words: Any, group: Path | None = None) -> dict[str, float]:
+        return getattr(larger_than_memory, function)(*words)
+
+    monkeypatch.setattr(larger_than_memory, "in_process", here)
+    few = ["--images", "200", "--seconds", "0", "--repeats", "1", "--read", "20", "40"]
+    larger_than_memory.main([*few, "--out", str(tmp_path)])
+    found = json.loads((tmp_path / "larger_than_memory.json").read_text())
+    assert list(found["rates"]) == larger_than_memory.WAYS
+    for way, runs in found["rates"].items():
+        assert len(runs) == 1 or way.startswith("limited")  # where no control group can be made
+        assert all(run["rate"] > 0 for run in runs)
+    assert {way: run["n"] for way, run in found["read"].items()} == {
+        f"{way} {n}": n for n in (20, 40) for way in ("memory", "file")
+    }
+    assert "| memory |" in (tmp_path / "larger_than_memory.md").read_text()
 
 
 def test_finding_and_reading_are_measured_for_every_kind_of_source(tmp_path: Path) -> None:

@@ -10,10 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from pictures import write_tar
 from spiceclust.cli import main
 from spiceclust.locks import locked_beside
 from spiceclust.manifest import write_manifest
@@ -45,6 +47,67 @@ def command(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]"
     return subprocess.run(
         [sys.executable, "-m", "spiceclust", *arguments], cwd=folder, capture_output=True, text=True, check=False
     )
+
+
+DYING = """
+import os, signal, sys
+from spiceclust.cli import main
+from spiceclust.data import packed
+
+packed.PART_ROWS = 8
+append = packed.Packed.append
+
+
+def dies(self, rows, pictures):
+    if len(self.parts) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    append(self, rows, pictures)
+
+
+packed.Packed.append = dies
+sys.argv[0] = "spiceclust"
+main()
+"""
+
+
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+def test_a_fit_from_shards_with_pixels_on_disk_goes_on_after_a_kill(kind: str, place: Path, tmp_path: Path) -> None:
+    files = sorted(path for path in (place / "photos").rglob("*.png") if path.name != "broken.png")
+    for shard in range(3):
+        inside = [(path.name, path.read_bytes()) for path in files[shard::3]]
+        if kind == "tar":
+            write_tar(tmp_path / f"{shard}.tar", inside)
+        else:
+            table = pa.table({"file_name": [name for name, _ in inside], "image": [content for _, content in inside]})
+            pq.write_table(table, tmp_path / f"{shard}.parquet", row_group_size=4)
+    words = ["fit", f"*.{kind}", "--clusters", "3", "--config", str(place / "tiny.json")]
+    expected = command(tmp_path, *words, "--out", "memory", "--pixels", "memory")
+    assert expected.returncode == 0, expected.stderr
+    killed = subprocess.run(
+        [sys.executable, "-c", DYING, *words, "--out", "disk", "--pixels", "disk"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    done = command(tmp_path, *words, "--out", "disk")
+    assert done.returncode == 0, done.stderr
+    assert "reading images: 16 of 30 are in disk/pixels" in done.stderr.splitlines()
+    assert "reading images: 14/14 in" in done.stderr
+    for name in ("clusters.csv", "images.parquet", "5-semi/tensors.safetensors", "contact_sheet.png"):
+        assert (tmp_path / "disk" / name).read_bytes() == (tmp_path / "memory" / name).read_bytes()
+    assert not (tmp_path / "disk/pixels").exists()
+
+
+def test_another_place_for_pixels_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], place: Path
+) -> None:
+    monkeypatch.chdir(place)
+    for words in (["fit", "photos", "--clusters", "3", "--out", "new"], ["doctor", "photos"]):
+        line = rejected(monkeypatch, capsys, *words, "--pixels", "tape")
+        assert line == "error: unknown place for pixels 'tape': choose one of auto, memory, disk"
+    assert not (place / "new").exists()
 
 
 def rejected(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

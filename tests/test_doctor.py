@@ -68,6 +68,26 @@ def test_of_many_images_a_sample_is_compared(photos: Path, monkeypatch: pytest.M
     assert "of 10 images that were compared with all" in report(found, clusters_asked=True)
 
 
+def test_where_memory_does_not_take_the_pixels_the_disk_is_told_and_the_plan_is_the_same(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    plain = doctor.load
+    monkeypatch.setattr(doctor, "load", lambda source, size, *rest: sizes.append(size) or plain(source, size, *rest))
+    found, expected = (examine(open_source(photos), request(), pixels=where) for where in ("disk", "memory"))
+    assert sizes == [doctor.THUMB, 32]
+    assert found.near == expected.near
+    assert found.rows == expected.rows
+    assert found.plan is not None
+    assert expected.plan is not None
+    assert found.plan.config == expected.plan.config
+    assert found.plan.views == expected.plan.views
+    assert (found.plan.disk, expected.plan.disk) == (34 * 3 * 32 * 32, 0)
+    assert report(found, clusters_asked=True).splitlines()[-1] == (
+        "disk         0.0 GB of pixels in the run folder until it is done"
+    )
+
+
 @pytest.mark.parametrize("method", ["spice", "spice-paper", "scan"])
 def test_the_plan_is_what_fit_does(method: str, photos: Path, tmp_path: Path) -> None:
     asked = request(method=method)

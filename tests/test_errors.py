@@ -12,6 +12,7 @@ TREE = {
     "RunFolderError": errors.InputError,
     "NewerFormatError": errors.RunFolderError,
     "TrainingError": errors.SpiceError,
+    "EngineError": errors.SpiceError,
 }
 
 
@@ -30,6 +31,7 @@ def test_input_errors_are_value_errors(error: type[Exception]) -> None:
         raise error("three")
 
 
-def test_training_errors_are_runtime_errors_and_no_input_errors() -> None:
-    assert issubclass(errors.TrainingError, RuntimeError)
-    assert not issubclass(errors.TrainingError, errors.InputError)
+@pytest.mark.parametrize("error", [errors.TrainingError, errors.EngineError])
+def test_what_fails_on_the_way_is_a_runtime_error_and_no_input_error(error: type[Exception]) -> None:
+    assert issubclass(error, RuntimeError)
+    assert not issubclass(error, errors.InputError)

@@ -12,17 +12,20 @@ from PIL import Image
 
 from spiceclust import course, pipeline, prediction
 from spiceclust.config import Request, make_request
+from spiceclust.data.images import load
 from spiceclust.data.sources import open_source
 from spiceclust.embeddings import EMBEDDINGS, read_embeddings
 from spiceclust.errors import ConfigError, RunFolderError, SourceError, TrainingError
 from spiceclust.files import read_sealed, write_sealed
 from spiceclust.functional.metrics import score_clusters
 from spiceclust.manifest import read_manifest
+from spiceclust.progress import Silent
 from spiceclust.result import Result
 from spiceclust.run_folder import write_record
 from spiceclust.shipped import MODEL_FORMAT
 from spiceclust.training import snapshots
 from spiceclust.training.checkpoint import Artefact, load_tensors
+from spiceclust.training.distributed import World
 from spiceclust.training.pixels import HostPixels
 from spiceclust.training.snapshots import Snapshots
 from synthetic import shapes
@@ -179,6 +182,88 @@ def test_images_that_stay_in_host_memory_change_no_byte(
             run / stage / "tensors.safetensors"
         ).read_bytes()
     assert (tmp_path / "run" / "clusters.csv").read_bytes() == (run / "clusters.csv").read_bytes()
+
+
+def test_pixels_on_disk_change_no_byte_and_are_gone_at_the_end(photos: Path, run: Path, tmp_path: Path) -> None:
+    said = Heard()
+    pipeline.fit(open_source(photos), request(), tmp_path / "run", pixels="disk", progress=said)
+    assert any(line.startswith("pixels: up to 0.0 GB, of ") for line in said.lines)
+    before, now = contents(run), contents(tmp_path / "run")
+    assert now.keys() == before.keys()
+    different = {name for name in now if now[name] != before[name]}
+    assert {Path(name).name for name in different} <= {"run.json", "done.json"}  # which hold seconds
+    assert not (tmp_path / "run" / pipeline.KEPT).exists()
+
+
+def test_a_run_that_is_taken_up_again_has_its_pixels(
+    photos: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "run"
+    for place, keep in (
+        ("pipeline.choose_domain", "disk"),
+        ("stages.embed.run", "auto"),
+    ):  # before it is a run, and in it
+        with monkeypatch.context() as patched:
+            patched.setattr(f"spiceclust.{place}", dies)
+            with pytest.raises(KeyboardInterrupt):
+                pipeline.fit(open_source(photos), request(), folder, pixels=keep)
+        assert (folder / pipeline.KEPT).is_dir()
+        assert (folder / "run.json").exists() == (keep == "auto")
+    said = Heard()
+    pipeline.fit(open_source(photos), request(), folder, progress=said)  # without a word about the disk
+    assert f"reading images: all of 33 are in {folder / pipeline.KEPT}" in said.lines
+    assert "reading images" not in said.tasks
+    assert (folder / "clusters.csv").read_bytes() == (run / "clusters.csv").read_bytes()
+    assert not (folder / pipeline.KEPT).exists()
+
+
+def test_processes_that_follow_map_the_leader_s_file_where_all_find_it_and_are_sent_pixels_otherwise(
+    photos: Path, tmp_path: Path
+) -> None:
+    images = load(open_source(photos), 8, None, Silent(), tmp_path / "pixels")
+    own = {pipeline.PIXELS: torch.from_numpy(images.pixels)}
+    sent = {pipeline.PIXELS: torch.zeros(1)}
+
+    class Here(World):
+        """One of two processes, whose other one misses the file or does not."""
+
+        other_misses = False
+
+        def any(self, *flags: bool) -> tuple[bool, ...]:
+            return (flags[0] or self.other_misses,)
+
+        def led(self, make: Any, device: torch.device) -> Artefact:
+            return make() if self.leads else Artefact(sent)
+
+    leader, follower = Here(0, 2), Here(1, 2)
+    files = {pipeline.PIXELS: (str(tmp_path / "pixels"), images.fingerprint)}
+    assert pipeline._handed_on(leader, own, files) is own
+    (found,) = pipeline._handed_on(follower, {}, files).values()
+    assert torch.equal(found, own[pipeline.PIXELS])
+    elsewhere = {pipeline.PIXELS: (str(tmp_path / "nowhere"), images.fingerprint)}
+    others = {pipeline.PIXELS: (str(tmp_path / "pixels"), "of others")}
+    for given in ({}, elsewhere, others):
+        assert pipeline._handed_on(follower, {}, given) is sent
+    Here.other_misses = True
+    assert pipeline._handed_on(follower, {}, files) is sent
+    assert pipeline._handed_on(leader, own, files) is own
+
+
+class Heard(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.tasks: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+    def task(self, name: str, total: int) -> Any:
+        if total:
+            self.tasks.append(name)
+        return super().task(name, total)
 
 
 def test_networks_are_compiled_where_that_is_asked_for(

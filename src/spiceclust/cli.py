@@ -33,6 +33,10 @@ SourceArgument = Annotated[
 ]
 RunArgument = Annotated[Path, typer.Argument(help="A run folder, as `fit` makes it.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
+PixelsOption = Annotated[
+    str,
+    typer.Option(help="Where decoded images are kept: memory, disk (OUT/pixels), auto: disk where they do not fit."),
+]
 
 
 @app.command()
@@ -77,6 +81,7 @@ def fit(
     workers: Annotated[
         int | None, typer.Option(help="Processes that decode images; 0 for none, which sets no limits.", min=0)
     ] = None,
+    pixels: PixelsOption = "auto",
     compile: Annotated[
         bool, typer.Option("--compile", help="Compile the networks first, which only long trainings get back.")
     ] = False,
@@ -110,7 +115,9 @@ def fit(
         progress = for_stderr()
         refuse_locked(out, progress)
         images = open_source(source, exclude=[out], workers=workers)
-        result = pipeline.fit(images, request, out, device=device, progress=progress, compile=compile, world=world)
+        result = pipeline.fit(
+            images, request, out, device=device, progress=progress, compile=compile, world=world, pixels=pixels
+        )
     with locked(out, progress):
         write_contact_sheet(out / "contact_sheet.png", result, images.picture)
     heat = heat_of(out, result, images, device=device, progress=progress)
@@ -126,23 +133,47 @@ def fit(
 def predict(
     run: RunArgument,
     source: SourceArgument,
-    out: Annotated[Path, typer.Option(help="Table to write, .csv or .parquet: path, cluster, confidence, novelty.")],
+    out: Annotated[
+        str,
+        typer.Option(
+            help="Table to write, .csv or .parquet: path, cluster, confidence, novelty. Or a folder of tables."
+        ),
+    ],
     device: DeviceOption = "auto",
+    engine: Annotated[str, typer.Option(help="local or ray (a folder of tables, one for each shard).")] = "local",
+    address: Annotated[str, typer.Option(help="Of a Ray cluster; one on this machine if not given.")] = "",
+    embeddings: Annotated[bool, typer.Option("--embeddings", help="Embeddings too, in a folder of tables.")] = False,
 ) -> None:
     """Cluster other images with a finished run, however many; the same command again goes on where it stopped."""
-    from spiceclust.outputs.table import Table, check_table_path, parts_folder
+    from spiceclust.outputs.table import is_table
+    from spiceclust.progress import for_stderr
 
-    check_table_path(out)
+    progress = for_stderr()
+    if not is_table(out):
+        from spiceclust.bulk.run import predict_shards
+
+        done = predict_shards(
+            run, source, out, progress, engine=engine, address=address, device=device, embeddings=embeddings
+        )
+        print(
+            f"{done.rows} images in {done.shards} tables in {out}, {done.unread} could not be read; "
+            f"{done.rate:,.0f} images/s"
+        )
+        return
+    if engine != "local" or embeddings:
+        raise ConfigError(f"one table has no embeddings, and one engine, local: give a folder in the place of {out}")
     from spiceclust import prediction
     from spiceclust.data.vectors import open_inputs
     from spiceclust.locks import locked_beside
-    from spiceclust.progress import for_stderr
+    from spiceclust.outputs.table import Table, check_table_path, parts_folder
 
-    model, images = prediction.open_model(run, device), open_inputs(source, exclude=[run, out, parts_folder(out)])
+    path = Path(out)
+    check_table_path(path)
+    images = open_inputs(source, exclude=[run, path, parts_folder(path)])  # first: decoders start meanwhile
+    model = prediction.open_model(run, device)
     prediction.check_inputs(model, images)  # before the table's parts have a folder
-    progress = for_stderr()
-    with locked_beside(out, progress):
-        table = Table(out, prediction.key_of(model, images))
+    with locked_beside(path, progress):
+        table = Table(path, prediction.key_of(model, images))
         rate = prediction.fill(table, model, images, progress)
     print(f"{table.rows} images in {out}, {len(images) - table.rows} could not be read; {rate:,.0f} images/s")
 
@@ -241,6 +272,7 @@ def doctor(
     image_size: Annotated[int | None, typer.Option(help="As in fit.")] = None,
     device: DeviceOption = "auto",
     config: Annotated[Path | None, typer.Option(help="As in fit.")] = None,
+    pixels: PixelsOption = "auto",
 ) -> None:
     """Say what `fit` would find in SOURCE, choose and cost; exit 2 when it would refuse."""
     from spiceclust.config import make_request
@@ -259,7 +291,7 @@ def doctor(
     from spiceclust.doctor import report as told
     from spiceclust.progress import for_stderr
 
-    findings = examine(open_source(source), request, device=device, progress=for_stderr())
+    findings = examine(open_source(source), request, device=device, progress=for_stderr(), pixels=pixels)
     print(told(findings, clusters is not None))
     if findings.refusal:
         raise SourceError(findings.refusal)

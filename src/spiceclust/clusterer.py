@@ -66,6 +66,8 @@ class Spice(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             alone it may draw, it returns (B, channels, S, S) float32 in [0, 1].
         image_size: side in pixels to which images are resized; None derives it from the images and the preset.
         device: `auto`, `cpu`, `cuda`, ...
+        pixels: where decoded images are kept while it learns: `memory`, `disk` (in the temporary folder), or `auto`,
+            which is the disk where they would take more than half of the memory that can be had.
         config: parts of `spiceclust.config.FitConfig`, nested as in it, that override what the preset derives.
         verbose: whether progress goes to standard error.
         random_state: seed; None draws one.
@@ -93,6 +95,7 @@ class Spice(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         views: str | MakeViews = "auto",
         image_size: int | None = None,
         device: str = "auto",
+        pixels: str = "auto",
         config: dict[str, Any] | None = None,
         verbose: bool = False,
         random_state: int | np.random.RandomState | None = None,
@@ -104,6 +107,7 @@ class Spice(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         self.views = views
         self.image_size = image_size
         self.device = device
+        self.pixels = pixels
         self.config = config
         self.verbose = verbose
         self.random_state = random_state
@@ -128,7 +132,9 @@ class Spice(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         workspace = _Workspace()
         progress = for_stderr() if self.verbose else None
         own = Own(self._module(), None if isinstance(self.views, str) else self.views)
-        result = pipeline.fit(source, request, workspace.run, device=self.device, progress=progress, own=own)
+        result = pipeline.fit(
+            source, request, workspace.run, device=self.device, progress=progress, own=own, pixels=self.pixels
+        )
         self._adopt(workspace, result)
         return self
 

@@ -212,7 +212,7 @@ class Course:
 
     def _with_more(self, images: Tensor, pixels: Pixels) -> Pixels:
         """What stage 1 learns from: the images, and those that only it sees."""
-        return pixels if self.more is None else place(torch.cat([images, self.more]), self.context.device)
+        return pixels if self.more is None else place(images, self.context.device, self.more)
 
     def _encoder(self, images: Tensor, pixels: Pixels) -> Encoder:
         """The encoder of stage 1: learned from the images, or the one that is given."""

@@ -5,19 +5,23 @@ N distinct readable images, C clusters, D features, S pixels a side.
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from typing import Final, Literal, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from spiceclust.config import FitConfig, Request, encoder_kind, image_size, resolve
 from spiceclust.costs import Costs, estimate
 from spiceclust.data.arrays import Array
-from spiceclust.data.domain import choose_domain
-from spiceclust.data.images import Images, load
+from spiceclust.data.domain import choose_domain, looked_at
+from spiceclust.data.images import Images, load, planes, readers
+from spiceclust.data.room import bytes_of, in_gb, in_memory
 from spiceclust.data.sources import Source
 from spiceclust.errors import ConfigError, SourceError
 from spiceclust.facts import facts_of, why_these_views
@@ -38,11 +42,13 @@ class Plan(NamedTuple):
         config: the whole config.
         views: why its views fit.
         costs: steps, seconds and memory.
+        disk: bytes of pixels that are kept in the run folder while it goes on; 0 where memory takes them.
     """
 
     config: FitConfig
     views: str
     costs: Costs
+    disk: int
 
 
 class Findings(NamedTuple):
@@ -65,14 +71,24 @@ class Findings(NamedTuple):
     refusal: str
 
 
-def examine(source: Source, request: Request, *, device: str = "auto", progress: Progress | None = None) -> Findings:
+def examine(
+    source: Source,
+    request: Request,
+    *,
+    device: str = "auto",
+    progress: Progress | None = None,
+    pixels: str = "auto",
+) -> Findings:
     """Reads the images as a fit would, and trains for a second to see how long it would take.
+
+    Where a fit would keep pixels on disk, none are written here: thumbnails are looked at, and a thousand images.
 
     Args:
         source: the images.
         request: what is wanted.
         device: where it would be computed.
         progress: told of each image.
+        pixels: as in `pipeline.fit`.
 
     Raises:
         SourceError: no readable images.
@@ -82,12 +98,17 @@ def examine(source: Source, request: Request, *, device: str = "auto", progress:
     place = open_device(device)
     native = source.native_size()
     given = open_encoder(request, native, NOTHING)
-    images = load(source, *_looks(request, native, given), progress or Silent())
+    size, channels = _looks(request, native, given)
+    fits = in_memory(pixels, bytes_of(source, size, channels))
+    images = load(source, size if fits else min(THUMB, size), channels, progress or Silent())
     near, compared = _near_duplicates(images)
+    looks = torch.from_numpy(images.pixels if fits else _some(source, images, size))
     try:
-        plan, refusal = _plan(images, source, native, request, given, place), ""
+        plan, refusal = _plan(images, looks, source, native, request, given, place), ""
     except (ConfigError, SourceError) as error:
         plan, refusal = None, str(error)
+    if plan is not None and not fits:
+        plan = plan._replace(disk=math.prod(images.pixels.shape[:2]) * size**2)
     return Findings(images.rows, near, compared, native, plan, refusal)
 
 
@@ -96,6 +117,15 @@ def _looks(request: Request, native: int, given: Given | None) -> tuple[int, Lit
     if given is None:
         return image_size(request, native), None
     return (THUMB if given.vectors else given.design.image_size), given.design.channels
+
+
+def _some(source: Source, images: Images, size: int) -> NDArray[np.uint8]:
+    """The images that decide on views, in full size: (m, channels, size, size) uint8."""
+    channels: Literal[1, 3] = 1 if images.pixels.shape[1] == 1 else 3
+    rows = np.flatnonzero([row.status == "ok" for row in images.rows])[looked_at(len(images.pixels)).numpy()]
+    with readers(source) as pool:
+        found = pool.map(lambda i: source.read(range(i, i + 1), size)[0][1], rows.tolist())
+        return np.stack([planes(picture, channels) for picture in found if picture is not None])
 
 
 def _near_duplicates(images: Images) -> tuple[list[tuple[str, str]], int]:
@@ -122,9 +152,15 @@ def _thumbs(pixels: Tensor) -> Tensor:
 
 
 def _plan(
-    images: Images, source: Source, native: int, request: Request, given: Given | None, device: torch.device
+    images: Images,
+    looks: Tensor,
+    source: Source,
+    native: int,
+    request: Request,
+    given: Given | None,
+    device: torch.device,
 ) -> Plan:
-    domain = choose_domain(torch.from_numpy(images.pixels))
+    domain = choose_domain(looks)
     config = resolve(request, facts_of(images, native, domain, source.benchmark, given))
     views = why_these_views(request, domain, given)
     if given and given.vectors:
@@ -132,7 +168,7 @@ def _plan(
     else:
         views = f"{config.views}, {views}"
     extra = len(source.extra) if isinstance(source, Array) and source.extra is not None else 0
-    return Plan(config, views, estimate(len(images.pixels), extra, config, request, given, str(device)))
+    return Plan(config, views, estimate(len(images.pixels), extra, config, request, given, str(device)), 0)
 
 
 def report(findings: Findings, clusters_asked: bool) -> str:
@@ -187,6 +223,7 @@ def _plan_lines(plan: Plan, n: int, clusters_asked: bool) -> list[str]:
         f"steps        {counted}",
         f"time         about {_about(total)} on this machine as it is now: {parts}",
         f"memory       about {plan.costs.memory / 2**30:.1f} of {there / 2**30:.1f} GB",
+        *([f"disk         {in_gb(plan.disk)} of pixels in the run folder until it is done"] if plan.disk else []),
     ]
 
 

@@ -6,7 +6,8 @@ SpiceError                      anything this package raises on purpose
 │   ├── ConfigError             a parameter: unknown, out of range, contradictory
 │   └── RunFolderError          the run folder: not writable, not a run, another config, incomplete
 │       └── NewerFormatError    a file in it is of a format that only a newer version reads; nothing is made again
-└── TrainingError (RuntimeError) a stage could not go on, for instance a loss that is not finite; exit 1
+├── TrainingError (RuntimeError) a stage could not go on, for instance a loss that is not finite; exit 1
+└── EngineError (RuntimeError)  work on many shards did not come to its end; exit 1
 """
 
 
@@ -36,3 +37,7 @@ class NewerFormatError(RunFolderError):
 
 class TrainingError(SpiceError, RuntimeError):
     """A stage could not go on."""
+
+
+class EngineError(SpiceError, RuntimeError):
+    """Work on many shards did not come to its end: some cannot be done, or nobody does them."""

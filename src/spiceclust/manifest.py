@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from spiceclust.errors import RunFolderError
 from spiceclust.files import DAMAGED, write_bytes, write_text
 
 Status = Literal["ok", "quarantined", "duplicate"]
+AT_ONCE: Final = 2**14  # rows that are turned from columns together
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One input.
 
@@ -37,27 +38,39 @@ class Row:
 
 def write_manifest(folder: Path, rows: list[Row]) -> None:
     """Writes `images.parquet` (every row) and `quarantine.csv` (path, reason) into `folder`."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    schema = pa.schema(
-        [
-            ("path", pa.string()),
-            ("status", pa.string()),
-            ("reason", pa.string()),
-            ("width", pa.int32()),
-            ("height", pa.int32()),
-            ("sha256", pa.string()),
-        ]
-    )
-    sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], schema=schema), sink)
-    write_bytes(folder / "images.parquet", sink.getvalue())
+    write_bytes(folder / "images.parquet", as_parquet(rows))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "reason"])
     writer.writerows([row.path, row.reason] for row in rows if row.status == "quarantined")
     write_text(folder / "quarantine.csv", text.getvalue())
+
+
+def as_parquet(rows: list[Row]) -> bytes:
+    """Rows as a Parquet file, a column for each of their attributes."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    texts, numbers = ("path", "status", "reason", "sha256"), ("width", "height")
+    types = {**dict.fromkeys(texts, pa.string()), **dict.fromkeys(numbers, pa.int32())}
+    columns = {name: pa.array([getattr(row, name) for row in rows], types[name]) for name in Row.__match_args__}
+    sink = io.BytesIO()
+    pq.write_table(pa.table(columns), sink)
+    return sink.getvalue()
+
+
+def from_parquet(content: bytes) -> list[Row]:
+    """The rows of a Parquet file.
+
+    Raises:
+        ArrowException, TypeError, OSError: it is damaged, or holds other columns.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    # with threads Arrow aborts one process in ten at its end, where the machine is busy (apache/arrow 50482)
+    batches = pq.read_table(pa.BufferReader(content), use_threads=False).to_batches(AT_ONCE)
+    return [Row(**row) for batch in batches for row in batch.to_pylist()]
 
 
 def read_manifest(folder: Path) -> list[Row]:
@@ -67,13 +80,10 @@ def read_manifest(folder: Path) -> list[Row]:
         RunFolderError: the file is missing or damaged.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     path = folder / "images.parquet"
     try:
-        with path.open("rb") as file:  # opened here: Arrow takes no path that is not UTF-8
-            # with threads Arrow aborts one process in ten at its end, where the machine is busy (apache/arrow 50482)
-            return [Row(**row) for row in pq.read_table(file, use_threads=False).to_pylist()]
+        return from_parquet(path.read_bytes())  # opened here: Arrow takes no path that is not UTF-8
     except FileNotFoundError:
         raise RunFolderError(f"{path} is missing: run `spiceclust fit` into {folder} again to finish it") from None
     except (pa.ArrowException, TypeError, OSError) as error:

@@ -59,10 +59,10 @@ def kill_fresh_workers(monkeypatch: pytest.MonkeyPatch, times: int, *, first_too
     def start_and_kill(room: int) -> processes.Worker:
         worker = start(room)
         if len(killed) < times:
-            killed.append(worker._number)
+            killed.append(worker._requests.number)
             if first_too:  # nobody can say how the worker ended
                 os.kill(first_process(), signal.SIGKILL)
-            os.kill(worker._number, signal.SIGKILL)
+            os.kill(worker._requests.number, signal.SIGKILL)
         return worker
 
     monkeypatch.setattr(processes.FIRST, "start", start_and_kill)
@@ -178,6 +178,27 @@ def test_nothing_is_left_after_reading(folder: Path) -> None:
     first = first_process()
     processes.FIRST.close()
     assert first not in children(os.getpid())  # nor a zombie
+
+
+def test_the_first_process_starts_while_a_folder_is_looked_through(folder: Path) -> None:
+    processes.FIRST.close()
+    source = open_source(folder, workers=0)
+    assert processes.FIRST._process is None
+    source = open_source(folder, workers=1)
+    begun = first_process()
+    load(source, 8, None, Silent())
+    assert first_process() == begun
+
+
+def test_a_first_process_that_is_killed_while_it_starts_is_replaced() -> None:
+    processes.FIRST.close()
+    processes.FIRST.begin()
+    killed = first_process()
+    os.kill(killed, signal.SIGKILL)
+    decoder = Decoder(1)
+    assert told(decoder, GOOD) == [""] * 6
+    assert decoder.workers == 1
+    assert first_process() != killed
 
 
 def test_without_an_executable_this_process_decodes_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

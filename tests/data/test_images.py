@@ -27,7 +27,7 @@ from spiceclust.data.datasets import digits
 from spiceclust.data.decode import DecodeError, square
 from spiceclust.data.encoded import AT_ONCE, spread
 from spiceclust.data.files import Files
-from spiceclust.data.images import Images, load, stamp
+from spiceclust.data.images import Images, load, planes, stamp
 from spiceclust.data.sources import open_source
 from spiceclust.errors import SourceError
 from spiceclust.progress import Silent
@@ -400,6 +400,18 @@ def test_one_coloured_picture_gives_all_three(tmp_path: Path) -> None:
     images = read(tmp_path)
     assert images.pixels.shape == (2, 3, 8, 8)
     assert images.pixels[1, :, 7, 7].tolist() == [100, 100, 101]
+
+
+def test_the_planes_of_many_pictures_are_those_of_each() -> None:
+    many = np.random.default_rng(0).integers(0, 256, (2, 3, 5, 7, 3), dtype=np.uint8)
+    many[0, 0] = [[[level, level, level] for level in range(7)]] * 5
+    for channels in (1, 3):
+        found = planes(many, channels)
+        assert found.shape == (2, 3, channels, 5, 7)
+        for i, j in np.ndindex(2, 3):
+            picture = Image.fromarray(many[i, j])
+            bands = [picture.convert("L")] if channels == 1 else picture.split()
+            assert np.array_equal(found[i, j], [np.asarray(band) for band in bands])
 
 
 def test_one_channel_on_demand_is_the_luminance_of_pillow(tmp_path: Path) -> None:
@@ -913,3 +925,15 @@ def test_files_and_folders_that_a_command_writes_are_left_out(tmp_path: Path) ->
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x")
     assert open_source(tmp_path, exclude=[tmp_path / "t.csv", tmp_path / "t.csv.parts"]).paths == ["a.png"]
+
+
+def test_a_link_to_what_a_command_writes_is_left_out(tmp_path: Path) -> None:
+    for name in ("a.png", "b/t.csv", "b/c.png"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_text("x")
+    (tmp_path / "in" / "link.csv").symlink_to(tmp_path / "in" / "b" / "t.csv")
+    (tmp_path / "in" / "other.png").symlink_to("a.png")
+    (tmp_path / "again").symlink_to(tmp_path / "in")
+    for exclude in (tmp_path / "in" / "b" / "t.csv", tmp_path / "in" / "link.csv", tmp_path / "again" / "b" / "t.csv"):
+        for folder in (tmp_path / "in", tmp_path / "again"):
+            assert open_source(folder, exclude=[exclude]).paths == ["a.png", "other.png", "b/c.png"]

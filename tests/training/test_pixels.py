@@ -31,7 +31,7 @@ def test_images_that_would_fill_the_device_stay_in_host_memory(
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free - 1, 2 * free))
     stayed = place(images, torch.device("cuda"))
     assert isinstance(stayed, HostPixels)
-    assert stayed.images is images
+    assert stayed.parts == (images,)
     moved: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2 * free))
     monkeypatch.setattr(torch.Tensor, "to", lambda tensor, device: moved.append(device) or tensor)
@@ -45,6 +45,24 @@ def test_any_index_gives_what_the_tensor_gives(images: torch.Tensor) -> None:
     assert (len(pixels), pixels.shape) == (20, images.shape)
     for index in (rows, slice(2, 7), slice(None, None, 3)):
         assert torch.equal(pixels[index], images[index])
+
+
+def test_images_that_follow_others_are_indexed_as_one_tensor_and_never_copied(
+    images: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = torch.cat([images, images[:7] ^ 255, images[:1]])
+    more = whole[20:27], whole[27:]
+    pixels = place(images, CPU, *more)
+    assert isinstance(pixels, HostPixels)
+    assert [part.data_ptr() for part in pixels.parts] == [part.data_ptr() for part in (images, *more)]
+    assert (len(pixels), pixels.shape) == (28, whole.shape)
+    for index in (torch.tensor([27, 3, 20, 19, 26, 3]), slice(15, 28), slice(None, None, 3), slice(0, 0)):
+        assert torch.equal(pixels[index], whole[index])
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(whole.nbytes / SHARE) - 1, 0))
+    assert isinstance(place(images, torch.device("cuda"), *more), HostPixels)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(whole.nbytes / SHARE), 0))
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, device: tensor)
+    assert torch.equal(place(images, torch.device("cuda"), *more), whole)  # type: ignore[arg-type]
 
 
 def test_an_expected_batch_is_gathered_once_by_another_thread(

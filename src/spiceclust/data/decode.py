@@ -98,11 +98,11 @@ def decode(content: bytes, most: int | None = None, room: int = MAX_ROOM) -> NDA
         RoomError: it would take more than `room`.
         DecodeError: not a picture in a supported format, damaged, truncated, or above `MAX_PIXELS`.
     """
-    with _SILENCE, _reasons(content, room):
+    with SILENCE, _reasons(content, room):
         picture, _, _ = _load(content, None, room)
         if most is not None and picture.width * picture.height > most:
             picture = Image.Image.reduce(picture, math.ceil(math.sqrt(picture.width * picture.height / most)))
-        return np.array(picture.convert("RGB"))
+        return _colour(picture)
 
 
 def decode_square(content: bytes, size: int, room: int = MAX_ROOM) -> tuple[NDArray[np.uint8], int, int]:
@@ -119,10 +119,10 @@ def decode_square(content: bytes, size: int, room: int = MAX_ROOM) -> tuple[NDAr
     Raises:
         RoomError, DecodeError: as `decode`.
     """
-    with _SILENCE, _reasons(content, room):
+    with SILENCE, _reasons(content, room):
         # A JPEG may be decoded at 1/2, 1/4 or 1/8; twice the side leaves the last step to the better filter.
         picture, width, height = _load(content, 2 * size, room)
-        return np.array(_square(picture, size).convert("RGB")), width, height
+        return _colour(_square(picture, size)), width, height
 
 
 def header_size(content: bytes) -> tuple[int, int] | None:
@@ -134,7 +134,7 @@ def header_size(content: bytes) -> tuple[int, int] | None:
     Returns:
         (width, height) in pixels, or None when the header cannot be read.
     """
-    with _SILENCE:
+    with SILENCE:
         try:
             with _open(content) as picture:
                 # Pillow would read a PNG to its end in search of EXIF; the sides of a TIFF are swapped already.
@@ -302,6 +302,14 @@ def _square(picture: Image.Image, size: int) -> Image.Image:
     return centre.resize((size, size), Image.Resampling.LANCZOS if side > size else Image.Resampling.BICUBIC)
 
 
+def _colour(picture: Image.Image) -> NDArray[np.uint8]:
+    """(H, W, 3) of a picture of mode L or RGB."""
+    if picture.mode == "RGB":
+        return np.array(picture)
+    # Of small pictures `convert` and an array of three channels take most of the time after the decoder's.
+    return np.repeat(np.asarray(picture)[..., None], 3, axis=2)
+
+
 def _eight_bit(picture: Image.Image) -> Image.Image:
     """Mode L or RGB from a loaded picture of any mode."""
     if picture.mode == "F":
@@ -385,4 +393,4 @@ class _Silence:
                 self._caught.__exit__(None, None, None)
 
 
-_SILENCE = _Silence()
+SILENCE = _Silence()

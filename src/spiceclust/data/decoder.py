@@ -44,8 +44,8 @@ class Decoder:
         without_limits: what is to be told of a program that had to decode itself; empty where it did not have to.
         crashed: how many workers have been killed, by a file or from outside, or hung.
         stopped: how many have met the limit of time.
-        slowest: seconds that the slowest file took, by the clock and of processor time, which a busy machine leaves as
-            it is.
+        slowest: seconds that the slowest file took, by the clock (to some hundredths) and of processor time, which a
+            busy machine leaves as it is.
     """
 
     def __init__(self, workers: int | None = None) -> None:

@@ -41,8 +41,7 @@ def choose_domain(images: Tensor) -> DomainChoice:
     Args:
         images: (N, channels, S, S) uint8.
     """
-    evenly = torch.linspace(0, len(images) - 1, min(SAMPLE, len(images))).long()  # sources are often sorted
-    sample = images[evenly].float() / 255
+    sample = images[looked_at(len(images))].float() / 255
     grey = luminance(sample)
     colour = float((sample - grey).abs().mean())
     ground_grey = background(grey)
@@ -62,6 +61,11 @@ def choose_domain(images: Tensor) -> DomainChoice:
     if outline >= ALIGNED and len(sample) >= 2 / ALIGNED:
         return DomainChoice("aligned", f"upright images of one thing at a fixed place ({measured})")
     return DomainChoice("natural", f"upright images with grey tones or colour ({measured})")
+
+
+def looked_at(n: int) -> Tensor:
+    """(at most 1,000,) int64: which of n images are looked at, all over them, since sources are often sorted."""
+    return torch.linspace(0, n - 1, min(SAMPLE, n)).long()
 
 
 def _filled_share(ink: Tensor) -> float:

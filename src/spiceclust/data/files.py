@@ -67,12 +67,18 @@ def find_files(root: str, exclude: Sequence[Path] = ()) -> list[str]:
 
     for folder, subfolders, names in os.walk(root, onerror=closed):
         if skipped:
+            there = os.path.realpath(folder)
             for some in (subfolders, names):
-                some[:] = [name for name in some if os.path.realpath(os.path.join(folder, name)) not in skipped]
+                some[:] = [name for name in some if not _is_one_of(skipped, os.path.join(there, name))]
         files.extend(os.path.join(folder, name) for name in names)
     if not files:
         raise SourceError(f"folder {printable(root)} holds no files (links to other folders are not followed)")
     return sorted(files, key=_order)
+
+
+def _is_one_of(real: set[str], path: str) -> bool:
+    """Whether a path in a real folder leads to one of the real paths."""
+    return path in real or (os.path.islink(path) and os.path.realpath(path) in real)
 
 
 def _order(file: str) -> tuple[list[str], str, str]:

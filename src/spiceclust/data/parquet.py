@@ -127,7 +127,22 @@ def open_parquet(files: Sequence[str], column: str = "") -> Parquet:
     Raises:
         SourceError: no column, or several, could be the one; no rows; a row group is too large.
     """
-    root = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files])
+    found = in_tables(files, column, os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files]))
+    if not found.paths:
+        raise SourceError(f"{several(files, 'Parquet file')} holds no rows")
+    return found
+
+
+def in_tables(files: Sequence[str], column: str, root: str) -> Parquet:
+    """As `open_parquet`, where there may be no rows.
+
+    Args:
+        files, column: likewise.
+        root: absolute path of the folder that what rows are called is relative to.
+
+    Raises:
+        SourceError: no column, or several, could be the one; a row group is too large.
+    """
     what = several(files, "Parquet file")
     shown = {file: printable(os.path.relpath(os.path.abspath(file), root)).replace(os.sep, "/") for file in files}
     groups: list[Group] = []
@@ -146,8 +161,6 @@ def open_parquet(files: Sequence[str], column: str = "") -> Parquet:
         except DecodeError as error:
             groups.append(Group(file, 0, len(paths), str(error)))
             paths.append(shown[file])
-    if not paths:
-        raise SourceError(f"{what} holds no rows")
     if not any(group.reason for group in groups):
         paths = _named(files, names, len(paths)) or paths
     described = f"{what}, {counted(len(paths), 'row')}, column {column}" if leaf else what

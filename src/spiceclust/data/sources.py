@@ -21,6 +21,7 @@ from spiceclust.data.encoded import Encoded
 from spiceclust.data.files import Files, find_files, in_folder
 from spiceclust.data.hub import open_hugging_face
 from spiceclust.data.parquet import open_parquet
+from spiceclust.data.processes import FIRST
 from spiceclust.data.tars import open_tars
 from spiceclust.data.wording import counted, printable, why
 from spiceclust.errors import SourceError
@@ -89,12 +90,10 @@ def _open_path(path: str, exclude: Sequence[Path], workers: int | None) -> Sourc
     except (OSError, ValueError) as error:
         return _open_absent(path, error)
     if stat.S_ISDIR(mode):
+        if workers != 0:
+            FIRST.begin()  # imports what decoding needs while the folder is looked through
         files = find_files(path, exclude)
-        kept = [file for file in files if not os.path.basename(file).startswith((".", "_"))]
-        kept = [file for file in kept if not file.lower().endswith(NOTES)]
-        return (_shards(kept) if kept else None) or in_folder(
-            path, files, f"folder {shown}, {counted(len(files), 'file')}"
-        )
+        return _shards(without_notes(files)) or in_folder(path, files, f"folder {shown}, {counted(len(files), 'file')}")
     if path.lower().endswith((".npy", ".npz")):
         return replace(open_array(array_in(path), f"file {shown}"), root=printable(os.path.abspath(path)))
     if shards := _shards([path]):
@@ -141,8 +140,22 @@ def _open_list(source: Sequence[str | Path]) -> Source:
 
 def _shards(files: list[str]) -> Source | None:
     """Files that are all archives of one kind, as the images in them."""
-    if all(file.lower().endswith(TAR) for file in files):
-        return open_tars(files)
-    if all(file.lower().endswith(PARQUET) for file in files):
-        return open_parquet(files)
-    return None
+    kind = kind_of(files)
+    return ARCHIVES[kind](files) if kind in ARCHIVES else None
+
+
+ARCHIVES: dict[str, Callable[[list[str]], Source]] = {"tars": open_tars, "tables": open_parquet}
+
+
+def without_notes(files: Sequence[str]) -> list[str]:
+    """The files of a folder less those that may lie beside shards: hidden ones, texts, JSON."""
+    shown = [file for file in files if not os.path.basename(file).startswith((".", "_"))]
+    return [file for file in shown if not file.lower().endswith(NOTES)]
+
+
+def kind_of(files: Sequence[str]) -> str:
+    """`tars` or `tables` where all files are archives of that kind, otherwise `files`."""
+    for kind, suffixes in (("tars", TAR), ("tables", PARQUET)):
+        if files and all(file.lower().endswith(suffixes) for file in files):
+            return kind
+    return "files"

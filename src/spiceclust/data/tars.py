@@ -101,7 +101,22 @@ def open_tars(tars: Sequence[str]) -> Tars:
     Raises:
         SourceError: an archive is compressed, or there is nothing in any.
     """
-    root = os.path.commonpath([os.path.dirname(os.path.abspath(tar)) for tar in tars])
+    found = in_tars(tars, os.path.commonpath([os.path.dirname(os.path.abspath(tar)) for tar in tars]))
+    if not found.paths:
+        raise SourceError(f"no images in {found.description}")
+    return found
+
+
+def in_tars(tars: Sequence[str], root: str) -> Tars:
+    """As `open_tars`, where there may be nothing in them.
+
+    Args:
+        tars: paths of the archives.
+        root: absolute path of the folder that what they are called is relative to.
+
+    Raises:
+        SourceError: an archive is compressed.
+    """
     paths: list[str] = []
     places: list[tuple[int, int, int]] = []
     reasons: dict[int, str] = {}
@@ -119,10 +134,8 @@ def open_tars(tars: Sequence[str]) -> Tars:
             places.append((number, member.offset, member.size))
     beside = ", ".join(f"{n} .{extension}" for extension, n in sorted(passed.items()))
     what = several(tars, "tar")
-    if not paths:
-        raise SourceError(f"{what}: no images there, only: {beside or 'nothing'}")
     described = f"{what}, {counted(len(paths), 'file')}" + (f"; passed over: {beside}" if beside else "")
-    return Tars(paths, described, list(tars), np.array(places, np.int64), reasons, root=printable(root))
+    return Tars(paths, described, list(tars), np.array(places, np.int64).reshape(-1, 3), reasons, root=printable(root))
 
 
 def _members(tar: str) -> Generator[Member]:

@@ -1,8 +1,10 @@
 """The child processes that decode: one that has imported what decoding needs, and copies of it that do the work.
 
-The parent asks the first one for a copy and is handed a socket to it; the copy answers one request after the other
-there. A copy starts in milliseconds, so one that died, or that had much memory, is cheap to replace. Nothing that
-travels is executed or unpickled: requests and answers are numbers, bytes and short texts.
+The parent asks the first one for a copy and is handed two sockets: one for requests, which the copy answers one after
+the other, and one for answers, each of which is sent as soon as it is there. To be woken by each would take the parent
+as long as a small picture takes to decode, so it waits for a byte in the first socket, once for each request. A copy
+starts in milliseconds, so one that died, or that had much memory, is cheap to replace. Nothing that travels is executed
+or unpickled: requests and answers are numbers, bytes and short texts.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import AvifImagePlugin
 
-from spiceclust.data.decode import DecodeError, RoomError, decode, decode_square, header_size
+from spiceclust.data.decode import SILENCE, DecodeError, RoomError, decode, decode_square, header_size
 
 SECONDS: Final = 4.0  # of processor time for one file: no picture becomes unreadable because the machine is busy
 SLACK: Final = 64_000_000  # bytes beside the estimate of a picture: what all copies have, and what they keep
@@ -36,6 +38,8 @@ SQUARE, PICTURE, HEADER = b"q", b"p", b"h"  # what is wanted of files
 REQUEST: Final = struct.Struct("!cQII")  # which, bytes of memory, side or most pixels, how many files
 LENGTH: Final = struct.Struct("!Q")  # of each file; then all files
 OK, BAD, ROOM = 0, 1, 2  # pixels follow; a reason in UTF-8; likewise, and that it takes more memory than given
+BELL: Final = b"\n"
+QUIET: Final = 2**16  # bytes of answers, which fit into a socket, after which the parent is woken
 ANSWER: Final = struct.Struct("!BIIQd")  # status, width, height, bytes that follow, seconds of processor time
 
 Decoded: TypeAlias = tuple[NDArray[np.uint8] | None, int, int]
@@ -68,7 +72,7 @@ def main() -> None:
 def _start(control: socket.socket, room: int) -> int:
     """A copy, of which the parent is told: its process number, 0 where there can be none now."""
     try:
-        ours, theirs = socket.socketpair()
+        (ours, theirs), (answers, to_read) = socket.socketpair(), socket.socketpair()
         process = os.fork()
     except OSError:  # no further process, file or memory is to be had: the copies that there are go on
         control.sendall(STARTED.pack(0))
@@ -77,15 +81,15 @@ def _start(control: socket.socket, room: int) -> int:
         try:
             control.close()
             theirs.close()
+            to_read.close()
             held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (held + room + SLACK,) * 2)
             with contextlib.suppress(ConnectionError):  # the parent is gone
-                serve(ours)
+                serve(ours, answers)
         finally:
             os._exit(0)
-    ours.close()
-    with theirs:
-        socket.send_fds(control, [STARTED.pack(process)], [theirs.fileno()])
+    with ours, theirs, answers, to_read:
+        socket.send_fds(control, [STARTED.pack(process)], [theirs.fileno(), to_read.fileno()])
     return process
 
 
@@ -96,21 +100,28 @@ def _end(process: int) -> int:
     return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
 
 
-def serve(connection: socket.socket) -> None:
+def serve(requests: socket.socket, answers: socket.socket) -> None:
     """Answers requests until the other end hangs up."""
-    with connection.makefile("rwb") as stream:
-        while head := stream.read(REQUEST.size):
+    # silence once: to enter it takes longer than to read a small header
+    with SILENCE, requests.makefile("rb") as asked, answers.makefile("wb") as told:
+        while head := asked.read(REQUEST.size):
             kind, room, side, count = REQUEST.unpack(head)
-            lengths = [LENGTH.unpack(stream.read(LENGTH.size))[0] for _ in range(count)]
+            lengths = [LENGTH.unpack(asked.read(LENGTH.size))[0] for _ in range(count)]
             # All is read before anything is answered: the parent writes all before it reads.
-            contents = deque([stream.read(length) for length in lengths])
+            contents = deque([asked.read(length) for length in lengths])
+            held = 0 if count > 1 else None  # bytes of answers; None once the parent is woken, as one answer alone does
             while contents:
                 signal.setitimer(signal.ITIMER_PROF, SECONDS)  # what it sends in the end kills this process
                 parts = _answer(kind, contents.popleft(), side, room)
                 signal.setitimer(signal.ITIMER_PROF, 0)
+                if held is not None and (held := held + sum(map(len, parts))) > QUIET:
+                    requests.sendall(BELL)
+                    held = None
                 for part in parts:
-                    stream.write(part)
-                stream.flush()
+                    told.write(part)
+                told.flush()
+            if held is not None:
+                requests.sendall(BELL)
 
 
 def work(kind: bytes, content: bytes, side: int, room: int) -> Decoded:

@@ -131,6 +131,11 @@ def parts_folder(path: Path) -> Path:
     return path.with_name(f"{path.name}{PARTS}")
 
 
+def is_table(out: str) -> bool:
+    """Whether `out` is to be one table, and not a folder or a URL: it has a suffix, and no folder is called so."""
+    return "://" not in out and not out.endswith("/") and Path(out).suffix != "" and not Path(out).is_dir()
+
+
 def check_table_path(path: Path) -> None:
     """Refuses a table that could not be written, before anything is computed.
 
