@@ -227,7 +227,10 @@ def limits(case: Case) -> list[tuple[str, float]]:
         ("t-SNE for the map (PCA beyond)", 50_000.0),
         ("heads judged on all images at once, in a GPU's memory", GPU_MEMORY / (embedded + heads)),
         ("cached views and embeddings in a GPU's memory", GPU_MEMORY / (embedded + 2 * letters["V"] * letters["D"])),
-        (f"pixels in a machine's memory, {PROCESSES} processes", HOST_MEMORY / (PROCESSES * pixels)),
+        (
+            f"pixels in a machine's memory, {PROCESSES} processes (a mapped file beyond)",
+            HOST_MEMORY / (PROCESSES * pixels),
+        ),
         ("manifest as Python objects in a tenth of a machine's memory", HOST_MEMORY / 10 / ROW),
         (f"`quantile` of {2**24:,} confidences of one cluster, {CLUSTERS} equal clusters", biggest),
         ("neighbours as int32", 2.0**31),
