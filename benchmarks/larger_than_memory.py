@@ -241,10 +241,6 @@ def page(found: dict[str, Any], options: argparse.Namespace) -> str:
         lines.append(
             f"| {way.split()[0]} | {run['n']:,.0f} | {pixels:,.0f} | {peak:,.0f} | {kept:,.0f} | {run['seconds']:.0f} |"
         )
-    few, many = (found["read"][f"file {n}"] for n in (options.read[0], options.read[-1]))
-    if many["n"] > few["n"]:
-        each = (many["kept"] - few["kept"]) / (many["n"] - few["n"])
-        lines += ["", f"With pixels in a file, {each:,.0f} bytes an image are kept: its row, path and checksum."]
     return "\n".join(lines) + "\n"
 
 
