@@ -148,7 +148,7 @@ def killed(words: list[str], out: Path, shards: int, every: float, drivers: int,
         if driver.returncode == 0:
             return {**count, "seconds": time.perf_counter() - start}
         if driver.returncode != -signal.SIGKILL:
-            raise SystemExit(f"the driver ended with {driver.returncode}: see {log}")
+            raise SystemExit(f"the driver ended with {driver.returncode}: {log.read_text(errors='replace')[-1000:]}")
 
 
 def compare(out: Path, reference: Path, source: Path, n: int, size: int) -> dict[str, int]:

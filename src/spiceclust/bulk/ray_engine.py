@@ -40,6 +40,7 @@ ALONE: Final = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_worker_niceness":
 STORE: Final = 2**28  # bytes of the object store of a cluster on this machine: it holds names and one model
 SPARE: Final = 2  # logical processors of such a cluster beyond its workers', for what Ray Data asks for itself
 BLOCKS: Final = 10_000  # tasks at the most; with more shards than that, a task has several
+STARTS: Final = 3  # tries to start a cluster here: Ray gives up soon on a machine that is busy
 TICK: Final = 1.0  # seconds between two looks at the ledger
 
 
@@ -150,7 +151,7 @@ def work_on_ray(
 
     Raises:
         ConfigError: the package ray is not installed, or there is no cluster at the address.
-        EngineError: nothing moves any more; the message says why, as far as that can be known.
+        EngineError: no cluster starts here, or nothing moves any more; the message says why, as far as it can be known.
     """
     os.environ.update(SETTINGS if address else SETTINGS | ALONE)  # before it is imported
     try:
@@ -205,12 +206,20 @@ def _cluster(address: str) -> Iterator[None]:
             "include_dashboard": False,
             "object_store_memory": STORE,
         }
+    if ray.is_initialized():
+        raise ConfigError("this program has joined a Ray cluster already: leave it first, with ray.shutdown()")
     ours = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        ray.init(address or "local", **quiet)
-    except Exception as error:  # of many kinds
-        where = f"cluster at {address}" if address else "cluster on this machine"
-        raise ConfigError(f"no Ray {where} ({one_line(str(error))[:200] or type(error).__name__})") from None
+    for left in reversed(range(1 if address else STARTS)):
+        try:
+            ray.init(address or "local", **quiet)
+            break
+        except Exception as error:  # of many kinds
+            ray.shutdown()
+            why = one_line(str(error))[:200] or type(error).__name__
+            if address:
+                raise ConfigError(f"no Ray cluster at {address} ({why})") from None
+            if not left:
+                raise EngineError(f"Ray does not start on this machine, {STARTS} tries ({why})") from None
     if threading.current_thread() is threading.main_thread():
         for number, handler in ours.items():  # Ray's would end this with a trace
             signal.signal(number, handler)
