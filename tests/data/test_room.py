@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,16 @@ def test_the_folder_is_told_with_what_is_needed_and_there(tmp_path: Path, monkey
 
 def test_this_machine_has_memory() -> None:
     assert 2**20 < available() < 2**50
+
+
+def test_a_system_that_does_not_tell_what_is_free_is_asked_for_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = available()
+    monkeypatch.setattr(room, "OWN_GROUPS", tmp_path / "absent")
+    assert available() >= free / 2
+    monkeypatch.setattr(room, "MEMINFO", tmp_path / "absent")
+    assert available() == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.mark.parametrize("version", [1, 2])

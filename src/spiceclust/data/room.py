@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -71,7 +72,12 @@ def in_gb(count: int) -> str:
 
 
 def available() -> int:
-    """Bytes of memory that can be had: of the machine, and within each limit on a group of processes, as of Slurm."""
+    """Bytes of memory that can be had: of the machine, and within each limit on a group of processes, as of Slurm.
+
+    A system that does not tell what is free, such as macOS, is asked for all that there is.
+    """
+    if not MEMINFO.is_file():
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     fields = dict(line.split(":") for line in MEMINFO.read_text().splitlines())
     return max(0, min([int(fields["MemAvailable"].split()[0]) * 1024, *_left_in_groups()]))
 
@@ -79,7 +85,7 @@ def available() -> int:
 def _left_in_groups() -> Iterator[int]:
     """What the limits of this process's groups leave; pages of files, which are given back on demand, count as free."""
     names = {"": ("memory.max", "memory.current"), "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes")}
-    for line in OWN_GROUPS.read_text().splitlines():
+    for line in OWN_GROUPS.read_text().splitlines() if OWN_GROUPS.is_file() else ():
         _, kind, path = line.split(":", 2)
         if kind not in names:
             continue
