@@ -56,7 +56,7 @@ def tell(curves: list[Curve]) -> str:
 def panel(curves: list[Curve], name: str, left: float, x_name: str, y_name: str) -> str:
     xs, ys = zip(*(point for curve in curves for point in curve.points), strict=True)
     step = 0.1 if min(ys) < 0.9 else 0.02
-    low, most = int(min(ys) / step) * step, max(*xs, 1)
+    low, most = min(int(min(ys) / step) * step, 1 - step), max(*xs, 1)
 
     def x_of(value: float) -> float:
         return left + LEFT + (WIDTH - LEFT - RIGHT) * value / most

@@ -62,7 +62,7 @@ def write_images(folder: Path, n: int) -> None:
 def ours(run: Path, folder: Path, out: Path) -> None:
     """The command."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        predict(run, str(folder), out, "cpu")
+        predict(run, str(folder), str(out), "cpu")
 
 
 class Pictures(Dataset[Tensor]):

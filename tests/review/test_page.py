@@ -412,7 +412,7 @@ def test_what_would_be_learned_is_shown_before_it_counts(review: Review) -> None
     before = review.labels()
     page.press("l")
     page.until("document.querySelector('.flows')")
-    title = page.js("document.querySelector('dialog h3').textContent")
+    title = page.js("document.querySelector('.flows').closest('dialog').querySelector('h3').textContent")
     flows = page.js("[...document.querySelectorAll('.flows button')].map(e => e.textContent)")
     n = int(title.split()[0])
     assert title == f"{n} image{'s' * (n > 1)} would change"
