@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -117,7 +116,7 @@ def served(run: Path, *words: str, errors: Path) -> Iterator[Server]:
         port, token = address.removeprefix("http://127.0.0.1:").rstrip("/").split("/")
         yield Server(process, int(port), token)
     finally:
-        process.send_signal(signal.SIGINT)
+        process.terminate()  # SIGINT is ignored by what is started in the background of a shell
         process.wait(60)
         if process.stdout is not None:
             process.stdout.close()

@@ -61,7 +61,6 @@ def serve(
             proxy_headers=False,
             timeout_graceful_shutdown=PATIENCE,
         )
-        config.load()  # what it imports: an interruption can get lost in an import
         ready(f"http://{ADDRESS}:{port}/{token}/")
         uvicorn.Server(config).run([listening])
 
