@@ -275,11 +275,11 @@ class Course:
         def choose() -> Artefact:
             used = {name: tuned[name].facts["used"] if name in tuned else 0.0 for name in verdicts}
             clustering, together = guard.choose(verdicts, used)
-            return Artefact({}, {"clustering": clustering, "together": together})
+            shipped = verdicts[clustering].facts["shipped"]
+            return Artefact({}, {"clustering": clustering, "shipped": shipped, "together": together})
 
         chosen = self.context.world.led(choose, self.context.device).facts
-        clustering, together = chosen["clustering"], chosen["together"]
-        shipped = verdicts[clustering].facts["shipped"]
+        clustering, shipped, together = chosen["clustering"], chosen["shipped"], chosen["together"]
         told = ", ".join(f"{name} {score:.3f}" for name, score in together.items())
         self.context.progress.say(f"guard: {shipped} of {clustering} ships; scores: {told}")
         self.metrics["guard"] = {name: found.facts for name, found in verdicts.items()} | {"together": together}
