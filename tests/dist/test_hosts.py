@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from _ranks.hosts import NAMES, Host, NoHostsError, two_hosts
+from _ranks.hosts import NAMES, Host, two_hosts
+
+from hosts import hosts_or_skip
 
 pytestmark = pytest.mark.dist
 LISTEN = (
@@ -19,11 +21,8 @@ CONNECT = "import socket; print(socket.create_connection(('spice-a', 5000), 5).r
 
 @pytest.fixture
 def hosts(tmp_path: Path) -> Iterator[tuple[Host, Host]]:
-    try:
-        with two_hosts(tmp_path) as made:
-            yield made
-    except NoHostsError as error:
-        pytest.skip(f"no network namespaces here: {error}")
+    with hosts_or_skip(tmp_path) as made:
+        yield made
 
 
 def namespaces() -> str:

@@ -4,17 +4,15 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 from _faults.child import BRIEF, RESULTS
-from _ranks.hosts import Host, NoHostsError, two_hosts
 from _ranks.job import Job
 
+from hosts import hosts_or_skip
 from spiceclust.functional.metrics import score_clusters
 from spiceclust.result import Result
 from synthetic import shapes
@@ -114,22 +112,13 @@ def test_clusters_of_two_processes_are_as_good(place: Place) -> None:
     assert accuracies[1] >= 0.9
 
 
-@contextmanager
-def hosts_of(folder: Path) -> Iterator[tuple[Host, Host]]:
-    try:
-        with two_hosts(folder) as hosts:
-            yield hosts
-    except NoHostsError as error:
-        pytest.skip(f"no network namespaces here: {error}")
-
-
 def test_two_hosts_without_a_common_file_system_end_as_two_processes(place: Place) -> None:
     """The second host is given no images and no config, and a folder in which nothing comes to be."""
     folder = place.folder / "hosts"
     folder.mkdir()
     mine, elsewhere = folder / "run", folder / "elsewhere"
     words = [place.words(mine), ["fit", "not there.npy", "--clusters", "3", "--out", str(elsewhere)]]
-    with hosts_of(folder) as hosts, Job(words, 1, folder, hosts=hosts) as job:
+    with hosts_or_skip(folder) as hosts, Job(words, 1, folder, hosts=hosts) as job:
         assert job.wait(LONGEST), job.said()
     assert contents(mine) == contents(place.run("brief", 2) / "run")
     assert not elsewhere.exists()
@@ -161,7 +150,7 @@ def test_a_host_that_dies_is_taken_in_again_to_the_same_result(place: Place) -> 
     folder = place.folder / "host dies"
     folder.mkdir()
     words = [place.words(folder / "run")]
-    with hosts_of(folder) as hosts, Job(words, 1, folder, hosts=hosts, restarts=2, child=["--every", "1"]) as job:
+    with hosts_or_skip(folder) as hosts, Job(words, 1, folder, hosts=hosts, restarts=2, child=["--every", "1"]) as job:
         wait_for_a_snapshot(job, folder / "run", "1-pretrain")
         hosts[1].stop()
         job.begin(1)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from spiceclust.training.distributed import ALONE
+from spiceclust.errors import ConfigError
+from spiceclust.training.distributed import ALONE, GIVEN, expected
 
 
 @pytest.mark.dist
@@ -24,3 +25,13 @@ def test_alone_everything_is_one_s_own() -> None:
     assert ALONE.leads
     assert ALONE.share(7).rows == slice(0, 7)
     assert ALONE.any(True, False) == (True, False)
+
+
+@pytest.mark.parametrize(("rank", "size"), [("2", "2"), ("-1", "2"), ("x", "2"), ("0", "two")])
+def test_what_is_no_process_is_one_line(rank: str, size: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in GIVEN:
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", size)
+    with pytest.raises(ConfigError, match=f"RANK={rank} of WORLD_SIZE={size} is no process"):
+        expected()

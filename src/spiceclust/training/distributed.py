@@ -25,7 +25,7 @@ from torch.distributed import PrefixStore, Store, rendezvous  # type: ignore[att
 from torch.nn.parallel import DistributedDataParallel
 
 from spiceclust.data.own_views import Share
-from spiceclust.errors import SpiceError, TrainingError
+from spiceclust.errors import ConfigError, SpiceError, TrainingError
 from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.synced import synchronize
 
@@ -183,10 +183,17 @@ ALONE: Final = World()
 
 
 def expected() -> World:
-    """What torchrun tells this process of the others, before it has met them; `ALONE` without torchrun."""
+    """What torchrun tells this process of the others, before it has met them; `ALONE` without torchrun.
+
+    Raises:
+        ConfigError: it is told of no such processes.
+    """
     if any(name not in os.environ for name in GIVEN) or os.environ["WORLD_SIZE"] == "1":
         return ALONE
-    return World(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+    rank, size = os.environ["RANK"], os.environ["WORLD_SIZE"]
+    if not (rank.isdecimal() and size.isdecimal() and int(rank) < int(size)):
+        raise ConfigError(f"RANK={rank} of WORLD_SIZE={size} is no process: start it with torchrun, or unset them")
+    return World(int(rank), int(size))
 
 
 @contextmanager
