@@ -124,7 +124,7 @@ MEMORY: Final = (
     Kept("2-embed", "weak and strong views", "4 V D", EVERY, "end"),
     Kept("2-embed", "neighbours", "4 K", EVERY, "end"),
     Kept("2-embed", "views of a kind before they are stacked", "2 V D", EVERY),
-    Kept("3-self", "hidden layer of all heads, twice", "8 H D", THREE),
+    Kept("3-self", "logits and probabilities of all heads", "8 H C", THREE),
     Kept("3-self, SCAN", "logits of images and neighbours, of which scores are made", "20 H C", THREE),
     Kept("4-select", "labels of neighbours", "21 K", FIRST),
     Kept("5-semi", "order, last predictions", "16", EVERY),
@@ -219,20 +219,16 @@ def limits(case: Case) -> list[tuple[str, float]]:
     letters = case.letters(10**9)
     on_gpu = {each.what: each.bytes(letters) for each in MEMORY}
     embedded = sum(on_gpu[what] for what in ("plain", "weak and strong views", "neighbours"))
-    heads = on_gpu["hidden layer of all heads, twice"]
     pixels = on_gpu["pixels"]
-    biggest = CLUSTERS * 2**24 / 0.9  # a tenth of a cluster's images do not agree
     found = [
         ("exact neighbours on a CPU (faiss beyond)", 200_000.0),
         ("t-SNE for the map (PCA beyond)", 50_000.0),
-        ("heads judged on all images at once, in a GPU's memory", GPU_MEMORY / (embedded + heads)),
         ("cached views and embeddings in a GPU's memory", GPU_MEMORY / (embedded + 2 * letters["V"] * letters["D"])),
         (
             f"pixels in a machine's memory, {PROCESSES} processes (a mapped file beyond)",
             HOST_MEMORY / (PROCESSES * pixels),
         ),
         ("manifest as Python objects in a tenth of a machine's memory", HOST_MEMORY / 10 / ROW),
-        (f"`quantile` of {2**24:,} confidences of one cluster, {CLUSTERS} equal clusters", biggest),
         ("neighbours as int32", 2.0**31),
         ("all pairs cost as much as stage 1", n_where_pairs_take_over(case)),
     ]

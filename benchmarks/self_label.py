@@ -13,26 +13,31 @@ import argparse
 import json
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from _datasets import load
-from _report import about, write_results
-from torch import nn
+from _report import about, commit, write_results
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from spiceclust import pipeline
-from spiceclust.config import FitConfig, make_request
+from spiceclust.config import FitConfig, image_size, make_request, resolve
+from spiceclust.data.domain import choose_domain
 from spiceclust.data.images import load as load_images
 from spiceclust.data.sources import open_source
 from spiceclust.data.views import Views
+from spiceclust.facts import facts_of
+from spiceclust.files import read_json, sha256_json, write_json
 from spiceclust.functional.metrics import score_clusters
+from spiceclust.models.encoders import Encoder
 from spiceclust.progress import Plain, Silent
 from spiceclust.stages import embed, pretrain, self_label
-from spiceclust.training.checkpoint import load_tensors
-from spiceclust.training.context import open_context
+from spiceclust.training.checkpoint import run_stage
+from spiceclust.training.context import Context, open_context
 from spiceclust.training.features import features_of
+from spiceclust.training.lanes import open_lanes
 
 FRESH = 0
 VIEWS = (1, 2, 4, 8, 16, FRESH)
@@ -42,11 +47,12 @@ class Passes:
     """Counts the images that go through a module while it is entered."""
 
     def __init__(self, module: nn.Module) -> None:
-        self.module, self.images = module, 0
+        self.module = module
+        self.batches: list[int] = []  # appended to by two lanes
 
     def __enter__(self) -> Passes:
         def count(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            self.images += len(inputs[0])
+            self.batches.append(len(inputs[0]))
 
         self.hook = self.module.register_forward_pre_hook(count)
         return self
@@ -56,34 +62,49 @@ class Passes:
 
 
 def measure(name: str, seed: int, options: argparse.Namespace) -> dict[int, dict[str, float]]:
-    """By number of views: accuracies, passes and seconds, on the features of one run's stage 1."""
+    """By number of views: accuracies, passes and seconds, on one stage 1. What the same commit has done is kept."""
     images, classes = load(name, options.data)
-    folder = options.runs / f"{name}-{seed}"
-    asked: dict[str, Any] = {"n_clusters": len(np.unique(classes)), "seed": seed, "method": "spice-paper"}
     overrides = json.loads(options.config.read_text("utf-8")) if options.config else {}
     overrides["self_label"] = {**overrides.get("self_label", {}), "passes": options.passes}
-    result = pipeline.fit(open_source(images), make_request(**asked, overrides=overrides), folder, progress=Plain())
-    config, context = FitConfig(**result.run["config"]), open_context(seed, "auto", Silent())
-    there = load_images(open_source(images), config.image_size, None, Silent())
-    pixels = torch.from_numpy(there.pixels).to(context.device)
-    classes = classes[[found.status == "ok" for found in there.rows]]
-    encoder = pretrain.new_encoder(pixels, config, context).to(context.device)
-    encoder.load_state_dict(load_tensors(folder / "1-pretrain" / "tensors.safetensors", context.device))
+    request = make_request(n_clusters=len(np.unique(classes)), seed=seed, method="spice-paper", overrides=overrides)
+    source, context = open_source(images), open_context(seed, "auto", Plain())
+    native = source.native_size()
+    read = load_images(source, image_size(request, native), None, Silent())
+    pixels = torch.from_numpy(read.pixels)
+    config = resolve(request, facts_of(read, native, choose_domain(pixels), source.benchmark, None))
+    pixels = pixels.to(context.device)
+    classes = classes[[row.status == "ok" for row in read.rows]]
+    key = sha256_json([commit(), config.model_dump()])
+    folder = options.runs / f"{name}-{seed}-{key[:8]}"
     found = {}
-    for views in VIEWS:
-        settings = config.model_copy(update={"embed": config.embed.model_copy(update={"cached_views": views})})
-        with Passes(encoder) as passes:
-            start = time.perf_counter()
-            embedded = embed.run(pixels, encoder, settings, context)
-            features = features_of(embedded, pixels, encoder, Views(config.views), context)
-            labelled = self_label.run(features, settings, context)
-            seconds = time.perf_counter() - start
-        heads = [score_clusters(head.cpu().numpy(), classes).acc for head in labelled.tensors["head_labels"]]
-        kept = heads[labelled.facts["kept"]]
-        found[views] = {"acc": kept, "mean": statistics.mean(heads), "seconds": seconds}
-        found[views]["passes"] = passes.images / len(pixels)
-        print(name, seed, views, found[views], flush=True)
+    with open_lanes(context.device) as lanes:
+        context = replace(context, lanes=lanes)
+        learned = run_stage(folder / "1-pretrain", key, context.device, lambda: pretrain.run(pixels, config, context))
+        encoder = pretrain.new_encoder(pixels, config, context).to(context.device)
+        encoder.load_state_dict(dict(learned.artefact.tensors))
+        for views in VIEWS:
+            noted = folder / f"{views}.json"
+            if not noted.exists():
+                settings = config.model_copy(update={"embed": config.embed.model_copy(update={"cached_views": views})})
+                write_json(noted, _label(encoder, pixels, settings, replace(context, progress=Silent()), classes))
+            found[views] = read_json(noted)
+            print(name, seed, views, found[views], flush=True)
     return found
+
+
+def _label(
+    encoder: Encoder, pixels: Tensor, config: FitConfig, context: Context, classes: NDArray[np.int64]
+) -> dict[str, float]:
+    """Embeds and labels once."""
+    with Passes(encoder) as passes:
+        start = time.perf_counter()
+        embedded = embed.run(pixels, encoder, config, context)
+        features = features_of(embedded, pixels, encoder, Views(config.views), context)
+        labelled = self_label.run(features, config, context)
+        seconds = time.perf_counter() - start
+    heads = [score_clusters(head.cpu().numpy(), classes).acc for head in labelled.tensors["head_labels"]]
+    scores = {"acc": heads[labelled.facts["kept"]], "mean": statistics.mean(heads)}
+    return {**scores, "seconds": seconds, "passes": sum(passes.batches) / len(pixels)}
 
 
 def main(words: list[str] | None = None) -> None:

@@ -1,10 +1,11 @@
 """What runs under torchrun in the place of `spiceclust`: the command itself, watched.
 
-    child.py FOLDER [--every K] [--seen] [--plain] -- fit ...
+    child.py FOLDER [--every K] [--silence S] [--seen] [--plain] -- fit ...
 
-It writes the number of its process to FOLDER/pids/RANK. With `--every` a snapshot is due at every K-th step. With
-`--seen` it keeps what this rank sees, FOLDER/seen/RANK.jsonl: a line for each batch of views. With `--plain` networks
-are without batch norm and in float32, so that nothing hangs on how a batch is shared out.
+It writes the number of its process to FOLDER/pids/RANK. With `--every` a snapshot is due at every K-th step; with
+`--silence` a process is missed after S seconds. With `--seen` it keeps what this rank sees, FOLDER/seen/RANK.jsonl: a
+line for each batch of views. With `--plain` networks are without batch norm and in float32, so that nothing hangs on
+how a batch is shared out.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import os
 import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--every", type=int)
+    parser.add_argument("--silence", type=float)
     parser.add_argument("--seen", action="store_true")
     parser.add_argument("--plain", action="store_true")
     parser.add_argument("words", nargs="+")
@@ -37,6 +40,8 @@ def main() -> None:
         without_batch_norm()
     if options.every:
         snapshots_every(options.every)
+    if options.silence:
+        missed_after(options.silence)
     if options.seen:
         keep_what_is_seen(options.folder / "seen")
 
@@ -68,6 +73,12 @@ def snapshots_every(steps: int) -> None:
         return asked[0] % steps == 0
 
     Snapshots.due = due  # type: ignore[method-assign]
+
+
+def missed_after(seconds: float) -> None:
+    from spiceclust.training import distributed
+
+    distributed.heard = partial(distributed.heard, beat=seconds / 10, silence=seconds)
 
 
 def keep_what_is_seen(folder: Path) -> None:

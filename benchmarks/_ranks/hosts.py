@@ -59,6 +59,10 @@ class Host:
                     continue
             time.sleep(0.02)
 
+    def cut(self) -> None:
+        """Cuts the cable: nothing is sent or received from now on, and nobody is told."""
+        _ip("-n", self.namespace, "link", "set", "cable", "down")
+
 
 HERE: Final = Host()
 

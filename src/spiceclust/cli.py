@@ -108,11 +108,11 @@ def fit(
     from spiceclust.progress import for_stderr
     from spiceclust.training.distributed import open_world
 
-    with open_world() as world:
+    progress = for_stderr()
+    with open_world(progress) as world:
         if not world.leads:
             pipeline.follow(world, device=device, compile=compile)
             return
-        progress = for_stderr()
         refuse_locked(out, progress)
         images = open_source(source, exclude=[out], workers=workers)
         result = pipeline.fit(

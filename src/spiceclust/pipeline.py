@@ -35,8 +35,9 @@ from spiceclust.run_folder import look_at, refuse_differences, sweep, write_reco
 from spiceclust.shipped import VERSION
 from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import open_context
-from spiceclust.training.distributed import ALONE, World
+from spiceclust.training.distributed import ALONE, World, refuse_shared_gpu
 from spiceclust.training.lanes import open_lanes
+from spiceclust.training.synced import layers_to_share
 
 EARLY = ("n_clusters", "seed", "preset", "encoder")  # fields that are known before an image is read
 CPU: Final = torch.device("cpu")
@@ -103,6 +104,7 @@ def follow(world: World, *, device: str = "auto", compile: bool = False) -> None
     told = world.led(lambda: Artefact({}), CPU)
     config, design = FitConfig(**told.facts["config"]), told.facts["design"]
     context = open_context(config.seed, device, None, compile=compile)
+    refuse_shared_gpu(world, context.device)
     if context.device.type != told.facts["device"]:
         kinds = f"{context.device.type} in process {world.rank}, {told.facts['device']} in process 0"
         raise ConfigError(f"processes compute on devices of two kinds ({kinds}): name one with --device")
@@ -129,6 +131,7 @@ def _fit(
     early = {field: getattr(request, field) for field in EARLY}
     refuse_differences(folder, earlier, {**early, **request.overrides})
     context = replace(open_context(request.seed, device, progress, compile=compile), world=world)
+    refuse_shared_gpu(world, context.device)
     native = source.native_size()
     given = open_encoder(request, native, own)
     size, channels = (given.design.image_size, given.design.channels) if given else (image_size(request, native), None)
@@ -138,7 +141,7 @@ def _fit(
     pixels = torch.from_numpy(images.pixels)
     views = choose_domain(pixels)
     config = resolve(request, facts_of(images, native, views, source.benchmark, given))
-    _refuse_many(config, world)
+    _refuse_many(config, world, given)
     refuse_differences(folder, earlier, config.model_dump(), images.fingerprint)
     why = why_these_views(request, views, given)
     if given and given.vectors:
@@ -212,9 +215,11 @@ def _mapped(files: Files) -> dict[str, Tensor]:
     return {name: torch.from_numpy(images.pixels) for name, images in found.items()}
 
 
-def _refuse_many(config: FitConfig, world: World) -> None:
-    """Raises ConfigError where a batch holds fewer images than there are processes."""
+def _refuse_many(config: FitConfig, world: World, given: Given | None) -> None:
+    """Raises ConfigError where a batch holds fewer images than there are processes, or they cannot share batch norm."""
     name = METHODS[config.method].retraining_part
+    if world.size > 1 and given and getattr(config, name).train_encoder:
+        layers_to_share(given.build())
     for part, size in (("pretrain", config.pretrain.batch_size), (name, getattr(config, name).batch_size)):
         if size < world.size:
             raise ConfigError(

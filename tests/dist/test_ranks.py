@@ -157,3 +157,22 @@ def test_a_host_that_dies_is_taken_in_again_to_the_same_result(place: Place) -> 
         assert job.wait(LONGEST), job.said()
     assert "taken up again at step" in job.said()
     assert contents(folder / "run") == contents(unbroken)
+
+
+@pytest.mark.slow
+def test_processes_that_a_cut_cable_parts_end_and_say_so(place: Place) -> None:
+    unbroken = place.run("kept", 2, "--every", "1") / "run"
+    folder = place.folder / "cut"
+    folder.mkdir()
+    words, child = [place.words(folder / "run")], ["--every", "1", "--silence", "3"]
+    with hosts_or_skip(folder) as hosts, Job(words, 1, folder, hosts=hosts, child=child) as job:
+        wait_for_a_snapshot(job, folder / "run", "1-pretrain")
+        hosts[1].cut()
+        end = time.monotonic() + LONGEST
+        while not all(f"process {rank} of 2 has heard nothing" in job.said() for rank in (0, 1)):
+            assert time.monotonic() < end, job.said()
+            time.sleep(0.1)
+    with Job(words, 2, folder, child=["--every", "1"]) as job:
+        assert job.wait(LONGEST), job.said()
+    assert "taken up again at step" in job.said()
+    assert contents(folder / "run") == contents(unbroken)

@@ -5,6 +5,7 @@ import sys
 import torch
 from torch import nn
 
+from spiceclust.progress import Silent
 from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.distributed import open_world
 
@@ -13,7 +14,7 @@ N = 8  # shares of 2, 3 and 3
 
 
 def main() -> None:
-    with open_world() as world:
+    with open_world(Silent()) as world:
         assert world.size == 3
         rows = world.share(N).rows
         whole = torch.arange(N * 2, dtype=torch.float64).view(N, 2)

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections import Counter
 from random import Random
 from typing import Any
 
@@ -336,6 +337,31 @@ def test_self_labelling_takes_the_steps_that_its_config_names() -> None:
     settings = self_config(len(classes), rounds=3, passes=2, meta_batch=90, batch_size=40)
     curve = self_label.run(CachedFeatures(embedded), settings, CONTEXT).facts["loss"]
     assert len(curve) == 3 * 2 * 3  # 90 pseudo-labels in batches of 40: three of them, the last smaller
+
+
+class Asked(CachedFeatures):
+    """Keeps which strong views are asked for, and of which images."""
+
+    def __init__(self, embedded: Artefact) -> None:
+        super().__init__(embedded)
+        self.strongly: list[tuple[int, list[int]]] = []
+
+    def strong(self, view: int | Tensor, rows: Tensor) -> Tensor:
+        self.strongly.append((int(view), rows.tolist()))
+        return super().strong(view, rows)
+
+
+def test_self_labelling_sees_a_view_of_each_image_in_a_pass_whatever_the_number_of_heads() -> None:
+    embedded, classes = blobs()
+    features = Asked(embedded)
+    settings = self_config(len(classes), rounds=3, passes=2, meta_batch=90, batch_size=40)
+    self_label.run(features, settings, CONTEXT)
+    assert [view for view, _ in features.strongly] == [(start + again) % 2 for start in range(3) for again in range(2)]
+    for first, second in zip(features.strongly[::2], features.strongly[1::2], strict=True):
+        assert first[1] == second[1]  # the meta-batch of the round
+        assert len(first[1]) == 90
+    seen = Counter(row for _, rows in features.strongly for row in rows)
+    assert set(seen) == set(range(len(classes)))  # 3 x 90 of 120 images: an epoch and more
 
 
 def test_the_loss_of_self_labelling_falls_within_its_limits() -> None:

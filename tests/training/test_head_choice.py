@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from spiceclust.functional.opinions import opinions
 from spiceclust.functional.partition import partition_score
 from spiceclust.models.heads import ClusterHeads, build_head
+from spiceclust.training import head_choice
 from spiceclust.training.checkpoint import Artefact, part
 from spiceclust.training.features import CachedFeatures
 from spiceclust.training.head_choice import finalists, judge, keep
@@ -38,6 +39,17 @@ def test_judging_by_hand() -> None:
     assert consistencies == [1, 0]  # all agree, and all in one cluster
     torch.testing.assert_close(logits[0], two_pairs().plain)
     assert not logits.requires_grad
+
+
+def test_many_images_are_judged_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    heads, asked = heads_of(torch.eye(2), torch.tensor([[0.0, 3], [3, 0]])), []
+    expected, consistencies = judge(heads, two_pairs(), 2)
+    monkeypatch.setattr(head_choice, "AT_ONCE", 3)
+    heads.register_forward_pre_hook(lambda module, given: asked.append(len(given[0])))
+    found = judge(heads, two_pairs(), 2)
+    assert asked == [3, 1]
+    torch.testing.assert_close(found[0], expected)
+    assert found[1] == consistencies
 
 
 def test_the_kept_head_is_complete() -> None:

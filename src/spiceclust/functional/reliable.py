@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-LEAST_CONFIDENT = 0.1  # share of a cluster's agreeing images that is left out for lack of confidence
+LEAST_CONFIDENT = 10  # of so many agreeing images of a cluster, the least confident one is left out
 ROUNDING = 1e-9  # a product such as 0.07 * 100 may exceed 7 by this little
 NEIGHBOR_GRID = (5, 10, 20, 30, 50, 70, 100)
 
@@ -90,7 +90,9 @@ def select_reliable(
             continue
         agrees = agreements[members] >= threshold
         if agrees.any():
-            agrees &= confidence[members] >= confidence[members][agrees].quantile(LEAST_CONFIDENT)
+            sure = confidence[members]
+            left_out = -((1 - int(agrees.sum())) // LEAST_CONFIDENT)
+            agrees &= sure >= sure[agrees].kthvalue(left_out + 1).values
         least = max(1, math.ceil(floor * len(members) - ROUNDING))
         if int(agrees.sum()) < least:
             by_confidence = members[confidence[members].argsort(descending=True, stable=True)]

@@ -5,6 +5,8 @@ N images, M images in a meta-batch, H heads, C clusters, D features, P pseudo-la
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -51,6 +53,12 @@ def run(features: Features, config: FitConfig, context: Context) -> Artefact:
         centres = prototypes(plain[meta], probabilities, quotas, settings.ratio)
         assigned.copy_(meta[pseudo_labels(plain[meta], centres, quotas)])
 
+    @lru_cache(maxsize=1)
+    def strong_views(round_number: int, pass_number: int) -> tuple[Tensor, Tensor]:
+        """A view of each image in a pass, for whichever heads it teaches: numbers (M,), ascending, and views (M, D)."""
+        meta = order.batch(round_number).rows.sort().values
+        return meta, features.strong((round_number + pass_number) % features.views, meta)
+
     def step(number: int) -> Tensor:
         round_number, within = divmod(number, per_round)
         if within == 0:
@@ -62,7 +70,8 @@ def run(features: Features, config: FitConfig, context: Context) -> Artefact:
             device=context.device,
         )
         chosen = shuffled[position * settings.batch_size : (position + 1) * settings.batch_size]
-        strong = features.strong((round_number + pass_number) % features.views, assigned[:, chosen])
+        meta, strong = strong_views(round_number, pass_number)
+        strong = strong[torch.searchsorted(meta, assigned[:, chosen])]
         return double_softmax_loss(learning(strong), clusters[chosen].expand(settings.heads, -1))
 
     curve = train(

@@ -8,6 +8,7 @@ it makes or decides alone it hands to the others, who follow. N rows, W processe
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 import time
@@ -26,13 +27,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 from spiceclust.data.own_views import Share
 from spiceclust.errors import ConfigError, SpiceError, TrainingError
+from spiceclust.progress import Progress
 from spiceclust.training.checkpoint import Artefact
+from spiceclust.training.pulse import heard
 from spiceclust.training.synced import synchronize
 
 PATIENCE: Final = timedelta(days=7)  # that a process waits for the others: a source may take long to read
 GLANCE: Final = 0.05  # seconds between two looks whether the others are there
+WORTH_SAYING: Final = 30.0  # seconds of waiting for the others
 PIECE: Final = 2**28  # bytes that are sent at once
 BACKEND: Final = "cpu:gloo,cuda:nccl"
+SHOWN: Final = 8  # processes that a line names
 GIVEN: Final = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what torchrun tells a process
 
 
@@ -196,9 +201,27 @@ def expected() -> World:
     return World(int(rank), int(size))
 
 
+def refuse_shared_gpu(world: World, device: torch.device) -> None:
+    """Raises ConfigError where processes of this machine would compute on the same GPU."""
+    if world.size == 1 or device.type != "cuda":
+        return
+    if device.index is not None:
+        raise ConfigError(
+            f"all {world.size} processes would compute on {device}: say cuda, and each takes a GPU of its own"
+        )
+    here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", world.size)), torch.cuda.device_count()
+    if here > gpus:
+        raise ConfigError(
+            f"{here} processes for {gpus} GPUs of this machine: start torchrun with --nproc-per-node {gpus}"
+        )
+
+
 @contextmanager
-def open_world() -> Iterator[World]:
+def open_world(progress: Progress) -> Iterator[World]:
     """Meets the other processes, if torchrun started any, and parts from them with the block.
+
+    Args:
+        progress: is told when the others are long in coming.
 
     Raises:
         TrainingError: one of them is gone.
@@ -211,9 +234,10 @@ def open_world() -> Iterator[World]:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     backend = BACKEND if torch.cuda.is_available() else "gloo"
     try:
-        store = meeting_of(world, next(rendezvous("env://", world.rank, world.size, timeout=PATIENCE))[0])
+        store = meeting_of(world, next(rendezvous("env://", world.rank, world.size, timeout=PATIENCE))[0], progress)
         dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size, timeout=PATIENCE)
-        yield world
+        with heard(world.rank, world.size, store.clone()):  # type: ignore[attr-defined]  # its types lack it
+            yield world
     except (SpiceError, KeyboardInterrupt):
         raise
     except RuntimeError as error:
@@ -228,7 +252,7 @@ def open_world() -> Iterator[World]:
             dist.destroy_process_group()
 
 
-def meeting_of(world: World, store: Store) -> Store:
+def meeting_of(world: World, store: Store, progress: Progress) -> Store:
     """A part of the store in which nothing lies that processes of an earlier start have left.
 
     torchrun keeps its store when it starts all processes again, and the addresses of those that ended would be taken
@@ -238,11 +262,17 @@ def meeting_of(world: World, store: Store) -> Store:
     Args:
         world: of processes that all call this.
         store: that they have in common.
+        progress: is told whom the leader waits for, when that takes long.
     """
     own = secrets.token_hex(8)
     if world.leads:
         missing = set(range(1, world.size))
+        worth_saying = time.monotonic() + WORTH_SAYING
         while missing:
+            if time.monotonic() > worth_saying:
+                named = ", ".join(map(str, sorted(missing)[:SHOWN])) + ", ..." * (len(missing) > SHOWN)
+                progress.say(f"waiting for {len(missing)} of {world.size} processes: {named}")
+                worth_saying = math.inf
             for rank in sorted(missing):
                 if store.check([f"{own}/{rank}"]):
                     missing.remove(rank)

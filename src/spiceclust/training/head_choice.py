@@ -19,13 +19,14 @@ from spiceclust.training.checkpoint import Artefact, part
 from spiceclust.training.features import Features
 
 SCORING_NEIGHBORS = 20
+AT_ONCE = 4096  # images that all heads judge together
 BEHIND = 0.8  # partition score by which a clustering may lie behind the best and still be carried on (docs/log.md)
 
 
 @torch.no_grad()
 def judge(heads: ClusterHeads, features: Features, n_clusters: int) -> tuple[Tensor, list[float]]:
     """(H, N, C) float32 logits of the plain images, and the consistency of each head's labels with the neighbours."""
-    logits: Tensor = heads(features.plain)
+    logits = _said(heads, features.plain)
     neighbors = features.neighbors[:, :SCORING_NEIGHBORS].long()
     return logits, [consistency(labels, neighbors, n_clusters) for labels in _labels(logits)]
 
@@ -94,10 +95,15 @@ def finalists(candidates: Mapping[str, Artefact], features: Features, n_clusters
             spoken = artefact.tensors
             if kept[name] != artefact.facts["kept"]:
                 all_heads = _heads_of(artefact)
-                spoken = {**spoken, **_speech(all_heads, kept[name], all_heads(features.plain))}
+                spoken = {**spoken, **_speech(all_heads, kept[name], _said(all_heads, features.plain))}
             carried = {key: tensor for key, tensor in spoken.items() if not key.startswith("heads.")}
             found[name] = Artefact({**carried, "opinions": said}, facts)
     return found
+
+
+def _said(heads: ClusterHeads, plain: Tensor) -> Tensor:
+    """(H, N, C) logits: the hidden layers of all heads would take more than all else, of all images at once."""
+    return torch.cat([heads(some) for some in plain.split(AT_ONCE)], dim=1)  # type: ignore[no-untyped-call]
 
 
 def _speech(heads: ClusterHeads, kept: int, logits: Tensor) -> dict[str, Tensor]:

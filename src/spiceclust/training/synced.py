@@ -29,6 +29,21 @@ def synchronize(model: nn.Module, add: Add) -> nn.Module:
         The model, or what has taken its place on a GPU.
 
     Raises:
+        ConfigError: as `layers_to_share`.
+    """
+    layers = layers_to_share(model)
+    if any(layer.weight.is_cuda for layer in layers):
+        shared: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        return shared
+    for layer in layers:
+        layer.forward = partial(_forward, layer, add)  # type: ignore[method-assign]
+    return model
+
+
+def layers_to_share(model: nn.Module) -> list[_BatchNorm]:
+    """The batch norm of a model.
+
+    Raises:
         ConfigError: it has layers that compute a batch norm in a way of their own.
     """
     layers = [each for each in model.modules() if isinstance(each, _BatchNorm)]
@@ -38,12 +53,7 @@ def synchronize(model: nn.Module, add: Add) -> nn.Module:
                 f"{type(layer).__name__} cannot share its statistics among processes: train in one process, or leave "
                 "the encoder as it is (train_encoder: false)"
             )
-    if any(layer.weight.is_cuda for layer in layers):
-        shared: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
-        return shared
-    for layer in layers:
-        layer.forward = partial(_forward, layer, add)  # type: ignore[method-assign]
-    return model
+    return layers
 
 
 def _forward(layer: _BatchNorm, add: Add, images: Tensor) -> Tensor:
