@@ -117,31 +117,41 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks/self_label"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args(words)
-    command = f"python benchmarks/self_label.py --data DIR --sets {' '.join(options.sets)} --seeds {options.seeds}"
-    command += f" --passes {options.passes}"
-    measured: dict[str, list[dict[int, dict[str, float]]]] = {}
     for name in options.sets:
-        measured[name] = []
+        found = []
         for seed in range(options.seeds):
-            measured[name].append(measure(name, seed, options))
-            text = report(about("SPICE-Self on cached views", command, device="auto"), measured)
-            write_results(options.out / "self_label", text, {"sets": measured})
+            found.append(measure(name, seed, options))
+            head = about(f"SPICE-Self on cached views: {name}", command(name, options), device="auto")
+            if options.config:
+                head += f"\n\nPreset quick with {options.config.read_text('utf-8').strip()}."
+            write_results(options.out / f"self_label-{name}", report(head, found), {"about": head, "seeds": found})
 
 
-def report(head: str, measured: dict[str, list[dict[int, dict[str, float]]]]) -> str:
-    lines = [head, "", "Mean ± standard deviation over seeds; the difference is to fresh views of the same seed.", ""]
-    lines += ["| set | views | seeds | kept head | difference | mean head | encoder passes an image | seconds |"]
-    lines += ["|---" * 8 + "|"]
-    for name, seeds in measured.items():
-        fresh = np.array([seed[FRESH]["acc"] for seed in seeds])
-        for views in VIEWS:
-            value = {
-                key: np.array([seed[views][key] for seed in seeds]) for key in ("acc", "mean", "passes", "seconds")
-            }
-            cells = [f"{views} cached" if views else "fresh", f"{len(seeds)}"]
-            cells += [f"{value['acc'].mean():.3f} ± {value['acc'].std():.3f}", f"{(value['acc'] - fresh).mean():+.3f}"]
-            cells += [f"{value['mean'].mean():.3f}", f"{value['passes'].mean():,.0f}", f"{value['seconds'].mean():.0f}"]
-            lines.append(f"| {name} | {' | '.join(cells)} |")
+def command(name: str, options: argparse.Namespace) -> str:
+    """What reproduces the figures; files and folders are those of the reader."""
+    config = f" --config {options.config.name}" if options.config else ""
+    words = f"--data DIR --sets {name} --seeds {options.seeds} --passes {options.passes}"
+    return f"python benchmarks/self_label.py {words}{config}"
+
+
+def report(head: str, seeds: list[dict[int, dict[str, float]]]) -> str:
+    """Markdown: a line for each number of views."""
+    lines = [
+        head,
+        "",
+        f"Mean ± standard deviation of {len(seeds)} seeds; differences are to fresh views.",
+        "",
+    ]
+    lines += ["| views | kept head | difference | mean of all heads | difference | encoder passes an image | seconds |"]
+    lines += ["|---" * 7 + "|"]
+    for views in VIEWS:
+        cells = [f"{views} cached" if views else "fresh"]
+        for key in ("acc", "mean"):
+            values = np.array([seed[views][key] for seed in seeds])
+            apart = values - [seed[FRESH][key] for seed in seeds]
+            cells += [f"{values.mean():.3f} ± {values.std():.3f}", f"{apart.mean():+.3f} ± {apart.std():.3f}"]
+        cells += [f"{np.mean([seed[views][key] for seed in seeds]):,.0f}" for key in ("passes", "seconds")]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
