@@ -74,7 +74,7 @@ def measure(name: str, seed: int, options: argparse.Namespace) -> dict[int, dict
     config = resolve(request, facts_of(read, native, choose_domain(pixels), source.benchmark, None))
     pixels = pixels.to(context.device)
     classes = classes[[row.status == "ok" for row in read.rows]]
-    key = sha256_json([commit(), config.model_dump()])
+    key = sha256_json([options.version, config.model_dump()])
     folder = options.runs / f"{name}-{seed}-{key[:8]}"
     found = {}
     with open_lanes(context.device) as lanes:
@@ -84,7 +84,7 @@ def measure(name: str, seed: int, options: argparse.Namespace) -> dict[int, dict
         encoder.load_state_dict(dict(learned.artefact.tensors))
         for views in VIEWS:
             noted = folder / f"{views}.json"
-            if not noted.exists():
+            if not noted.exists() or options.version.endswith("-dirty"):
                 settings = config.model_copy(update={"embed": config.embed.model_copy(update={"cached_views": views})})
                 write_json(noted, _label(encoder, pixels, settings, replace(context, progress=Silent()), classes))
             found[views] = read_json(noted)
@@ -117,11 +117,14 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks/self_label"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args(words)
+    options.version = commit()  # that of the code which runs, whatever comes meanwhile
     for name in options.sets:
         found = []
         for seed in range(options.seeds):
             found.append(measure(name, seed, options))
-            head = about(f"SPICE-Self on cached views: {name}", command(name, options), device="auto")
+            head = about(
+                f"SPICE-Self on cached views: {name}", command(name, options), version=options.version, device="auto"
+            )
             if options.config:
                 head += f"\n\nPreset quick with {options.config.read_text('utf-8').strip()}."
             write_results(options.out / f"self_label-{name}", report(head, found), {"about": head, "seeds": found})

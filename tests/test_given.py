@@ -26,6 +26,7 @@ from spiceclust.models.resnet import ResNet
 from spiceclust.progress import Silent
 from spiceclust.result import Result
 from spiceclust.training.checkpoint import load_tensors
+from spiceclust.training.distributed import World
 from synthetic import shapes
 from test_pipeline import TINY
 
@@ -535,3 +536,14 @@ def test_stage_3_can_leave_our_own_encoder_as_it_is(method: str, views: int, tmp
     shipped = load_tensors(tmp_path / "model/model.safetensors", CPU)
     for name, tensor in tensors_of(tmp_path / "1-pretrain").items():
         assert torch.equal(tensor, shipped[f"encoder.{name}"]), name
+
+
+def test_processes_that_could_not_share_a_batch_norm_are_refused_before_anything_is_learned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "refuse_devices", lambda world, device: None)  # there is no other process here
+    encoder = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, affine=False))
+    asked = request("module:own", overrides={**QUICK, "semi": {**QUICK["semi"], "train_encoder": True}})
+    with pytest.raises(ConfigError, match="BatchNorm2d cannot share its statistics among processes"):
+        pipeline.fit(open_source(IMAGES), asked, tmp_path / "run", own=Gift(encoder), world=World(0, 2))
+    assert not (tmp_path / "run/1-pretrain").exists()

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from spiceclust import course, pipeline
-from spiceclust.config import FitConfig, Request
+from spiceclust.config import FitConfig, Request, SelfLabelConfig
 from spiceclust.data.sources import open_source
 from spiceclust.data.views import Views
 from spiceclust.given import Given
@@ -126,7 +126,7 @@ def count_seconds(
         taught = unlabelled + TRAINED * (config.semi.batch_size + unlabelled)
     else:
         taught = config.confident.batch_size * (1 + TRAINED)
-    fresh = 0 if config.embed.cached_views else config.self_label.batch_size
+    fresh = 0 if config.embed.cached_views else _fresh(config.self_label)
     seconds = {"2-embed": one * views, "3-self": (head_step + one * fresh) * steps["3-self"]}
     if "1-pretrain" in steps:
         seconds = {"1-pretrain": one * (settings.batch_size * (1 + TRAINED) * steps["1-pretrain"] + sought)} | seconds
@@ -134,6 +134,12 @@ def count_seconds(
         step = one * taught if getattr(config, part).train_encoder else head_step  # the head alone, on features
         seconds["5-semi"] = step * steps["5-semi"] + 6 * one * _filled(n, config)  # with those that judge and ship
     return seconds
+
+
+def _fresh(settings: SelfLabelConfig) -> float:
+    """Views that a step embeds, where none are cached: in a round M weak ones, and M strong ones in each pass."""
+    steps = settings.passes * math.ceil(settings.meta_batch / settings.batch_size)
+    return settings.meta_batch * (1 + settings.passes) / steps
 
 
 def _filled(n: int, config: FitConfig) -> int:

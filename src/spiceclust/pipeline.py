@@ -34,8 +34,8 @@ from spiceclust.result import Result
 from spiceclust.run_folder import look_at, refuse_differences, sweep, write_record
 from spiceclust.shipped import VERSION
 from spiceclust.training.checkpoint import Artefact
-from spiceclust.training.context import open_context
-from spiceclust.training.distributed import ALONE, World, refuse_shared_gpu
+from spiceclust.training.context import open_context, open_device
+from spiceclust.training.distributed import ALONE, World, refuse_devices
 from spiceclust.training.lanes import open_lanes
 from spiceclust.training.synced import layers_to_share
 
@@ -101,13 +101,10 @@ def follow(world: World, *, device: str = "auto", compile: bool = False) -> None
         ConfigError: the device cannot be used, or is of another kind than the leader's.
         TrainingError: a stage could not go on.
     """
+    refuse_devices(world, open_device(device))
     told = world.led(lambda: Artefact({}), CPU)
     config, design = FitConfig(**told.facts["config"]), told.facts["design"]
     context = open_context(config.seed, device, None, compile=compile)
-    refuse_shared_gpu(world, context.device)
-    if context.device.type != told.facts["device"]:
-        kinds = f"{context.device.type} in process {world.rank}, {told.facts['device']} in process 0"
-        raise ConfigError(f"processes compute on devices of two kinds ({kinds}): name one with --device")
     given = Given(Design(**design), "", dict) if design else None
     views = NoViews() if given and given.design.kind == "embeddings" else None
     course = Course(Path(), config, "", replace(context, bf16=told.facts["bf16"], world=world, views=views), given)
@@ -131,7 +128,7 @@ def _fit(
     early = {field: getattr(request, field) for field in EARLY}
     refuse_differences(folder, earlier, {**early, **request.overrides})
     context = replace(open_context(request.seed, device, progress, compile=compile), world=world)
-    refuse_shared_gpu(world, context.device)
+    refuse_devices(world, context.device)
     native = source.native_size()
     given = open_encoder(request, native, own)
     size, channels = (given.design.image_size, given.design.channels) if given else (image_size(request, native), None)
@@ -141,7 +138,7 @@ def _fit(
     pixels = torch.from_numpy(images.pixels)
     views = choose_domain(pixels)
     config = resolve(request, facts_of(images, native, views, source.benchmark, given))
-    _refuse_many(config, world, given)
+    _refuse_sharing(config, world, given)
     refuse_differences(folder, earlier, config.model_dump(), images.fingerprint)
     why = why_these_views(request, views, given)
     if given and given.vectors:
@@ -178,8 +175,7 @@ def _compute(course: Course, pixels: Tensor, files: Files) -> Found:
     context, given, world = course.context, course.given, course.context.world
     tensors = {PIXELS: pixels} if course.more is None else {PIXELS: pixels, MORE: course.more}
     design = asdict(given.design) if given else None
-    device = {"device": context.device.type, "bf16": context.bf16}
-    facts = {"config": course.config.model_dump(), "design": design, "files": files, **device}
+    facts = {"config": course.config.model_dump(), "design": design, "files": files, "bf16": context.bf16}
     world.led(lambda: Artefact({}, facts), CPU)
     _handed_on(world, tensors, files)
     if world.size > 1:
@@ -215,13 +211,13 @@ def _mapped(files: Files) -> dict[str, Tensor]:
     return {name: torch.from_numpy(images.pixels) for name, images in found.items()}
 
 
-def _refuse_many(config: FitConfig, world: World, given: Given | None) -> None:
+def _refuse_sharing(config: FitConfig, world: World, given: Given | None) -> None:
     """Raises ConfigError where a batch holds fewer images than there are processes, or they cannot share batch norm."""
     name = METHODS[config.method].retraining_part
-    if world.size > 1 and given and getattr(config, name).train_encoder:
-        layers_to_share(given.build())
     for part, size in (("pretrain", config.pretrain.batch_size), (name, getattr(config, name).batch_size)):
         if size < world.size:
             raise ConfigError(
                 f"{part}.batch_size={size} is less than the {world.size} processes that share a batch: start fewer"
             )
+    if world.size > 1 and given and getattr(config, name).train_encoder:
+        layers_to_share(given.build())

@@ -1,13 +1,17 @@
 """What each of three processes finds of `World`: run under torchrun by test_world.py; a failed assertion ends it."""
 
+import re
 import sys
 
+import pytest
 import torch
 from torch import nn
 
+from spiceclust.errors import ConfigError
 from spiceclust.progress import Silent
+from spiceclust.training import distributed
 from spiceclust.training.checkpoint import Artefact
-from spiceclust.training.distributed import open_world
+from spiceclust.training.distributed import open_world, refuse_devices
 
 CPU = torch.device("cpu")
 N = 8  # shares of 2, 3 and 3
@@ -29,6 +33,15 @@ def main() -> None:
         assert made.tensors["b"].item() is True
         assert made.facts == {"by": "the leader", "rank": 0}
         assert world.led(lambda: Artefact({}), CPU).tensors == {}
+
+        refuse_devices(world, CPU)
+        for names, refusal in (
+            (("cuda a", "cuda b", "cuda a"), "processes 0 and 2 compute on the same GPU (cuda a)"),
+            (("cuda a", "cuda b", "cpu"), "devices of two kinds (cuda in process 1, cpu in process 2)"),
+        ):
+            distributed.identity_of = lambda device, names=names: names[world.rank]
+            with pytest.raises(ConfigError, match=re.escape(refusal)):
+                refuse_devices(world, CPU)
 
         works = {name: (lambda name=name: Artefact({"by": torch.tensor(world.rank)}, {"is": name})) for name in "abcd"}
         divided = world.divided(works, CPU)

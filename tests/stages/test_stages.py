@@ -3,6 +3,8 @@
 import functools
 import math
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -23,11 +25,13 @@ from spiceclust.functional.reliable import agreement, consistency
 from spiceclust.models.encoders import Encoder
 from spiceclust.models.heads import Classifier, ClusterHeads, build_head
 from spiceclust.stages import confident, embed, graph_label, guard, pretrain, scan, select, self_label, semi
+from spiceclust.training import snapshots
 from spiceclust.training.checkpoint import Artefact
 from spiceclust.training.context import Context
 from spiceclust.training.features import CachedFeatures
 from spiceclust.training.inference import BATCH, classify
 from spiceclust.training.sights import PixelSight
+from spiceclust.training.snapshots import Snapshots
 
 CPU = torch.device("cpu")
 CONTEXT = Context(0, CPU, bf16=False)
@@ -348,7 +352,10 @@ class Asked(CachedFeatures):
 
     def strong(self, view: int | Tensor, rows: Tensor) -> Tensor:
         self.strongly.append((int(view), rows.tolist()))
-        return super().strong(view, rows)
+        return super().strong(view % len(self._strong), rows)
+
+    def weak(self, view: int | Tensor, rows: Tensor) -> Tensor:
+        return super().weak(view % len(self._weak), rows)
 
 
 def test_self_labelling_sees_a_view_of_each_image_in_a_pass_whatever_the_number_of_heads() -> None:
@@ -362,6 +369,43 @@ def test_self_labelling_sees_a_view_of_each_image_in_a_pass_whatever_the_number_
         assert len(first[1]) == 90
     seen = Counter(row for _, rows in features.strongly for row in rows)
     assert set(seen) == set(range(len(classes)))  # 3 x 90 of 120 images: an epoch and more
+
+
+def test_no_view_is_asked_for_twice_where_each_is_made_when_asked() -> None:
+    """Fresh views follow from their number and the images in their order, also where a meta-batch holds all images."""
+    embedded, classes = blobs()
+    features = Asked(embedded)
+    features.views = 2**31 - 1
+    self_label.run(features, self_config(len(classes), rounds=4, passes=5, meta_batch=120, batch_size=60), CONTEXT)
+    assert len(features.strongly) == len({(view, tuple(rows)) for view, rows in features.strongly}) == 20
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 8])
+def test_self_labelling_goes_on_in_the_midst_of_a_round(
+    step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshots, "SECONDS", -1.0)
+    monkeypatch.setattr(snapshots, "SHARE", float("inf"))
+    embedded, classes = blobs()
+    settings = self_config(len(classes), rounds=3, passes=2, meta_batch=90, batch_size=45)  # four steps in a round
+    save = Snapshots.save
+
+    class Cut(BaseException):
+        pass
+
+    def cut(self: Snapshots, name: str, number: int, *given: Any) -> None:
+        save(self, name, number, *given)
+        if number == step:
+            raise Cut
+
+    kept = replace(CONTEXT, snapshots=Snapshots(tmp_path, "k", CPU))
+    with monkeypatch.context() as patched:
+        patched.setattr(Snapshots, "save", cut)
+        with pytest.raises(Cut):
+            self_label.run(CachedFeatures(embedded), settings, kept)
+    features = Asked(embedded)
+    assert same(self_label.run(features, settings, kept), self_label.run(CachedFeatures(embedded), settings, CONTEXT))
+    assert len(features.strongly) == 6 - step // 2  # passes that are left, the broken one among them
 
 
 def test_the_loss_of_self_labelling_falls_within_its_limits() -> None:

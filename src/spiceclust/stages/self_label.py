@@ -56,8 +56,9 @@ def run(features: Features, config: FitConfig, context: Context) -> Artefact:
     @lru_cache(maxsize=1)
     def strong_views(round_number: int, pass_number: int) -> tuple[Tensor, Tensor]:
         """A view of each image in a pass, for whichever heads it teaches: numbers (M,), ascending, and views (M, D)."""
-        meta = order.batch(round_number).rows.sort().values
-        return meta, features.strong((round_number + pass_number) % features.views, meta)
+        meta = order.batch(round_number).rows  # in their order, on which fresh views depend
+        ascending, places = meta.sort()
+        return ascending, features.strong((round_number + pass_number) % features.views, meta)[places]
 
     def step(number: int) -> Tensor:
         round_number, within = divmod(number, per_round)

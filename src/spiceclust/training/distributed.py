@@ -38,6 +38,7 @@ WORTH_SAYING: Final = 30.0  # seconds of waiting for the others
 PIECE: Final = 2**28  # bytes that are sent at once
 BACKEND: Final = "cpu:gloo,cuda:nccl"
 SHOWN: Final = 8  # processes that a line names
+DEVICE_BYTES: Final = 64  # for the name of a device
 GIVEN: Final = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what torchrun tells a process
 
 
@@ -201,19 +202,33 @@ def expected() -> World:
     return World(int(rank), int(size))
 
 
-def refuse_shared_gpu(world: World, device: torch.device) -> None:
-    """Raises ConfigError where processes of this machine would compute on the same GPU."""
-    if world.size == 1 or device.type != "cuda":
+def refuse_devices(world: World, device: torch.device) -> None:
+    """Raises ConfigError, on all processes, where these compute on devices of two kinds, or two on the same GPU.
+
+    Every process calls it, with its own device.
+    """
+    if world.size == 1:
         return
-    if device.index is not None:
-        raise ConfigError(
-            f"all {world.size} processes would compute on {device}: say cuda, and each takes a GPU of its own"
-        )
-    here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", world.size)), torch.cuda.device_count()
-    if here > gpus:
-        raise ConfigError(
-            f"{here} processes for {gpus} GPUs of this machine: start torchrun with --nproc-per-node {gpus}"
-        )
+    own = torch.zeros(1, DEVICE_BYTES, dtype=torch.uint8)
+    name = identity_of(device).encode()[:DEVICE_BYTES]
+    own[0, : len(name)] = torch.frombuffer(bytearray(name), dtype=torch.uint8)
+    found = [bytes(row.tolist()).rstrip(b"\0").decode() for row in world.gather(own, world.size)]
+    kinds = {each.partition(" ")[0]: rank for rank, each in enumerate(found)}
+    if len(kinds) > 1:
+        named = ", ".join(f"{kind} in process {rank}" for kind, rank in kinds.items())
+        raise ConfigError(f"processes compute on devices of two kinds ({named}): name one with --device")
+    for rank, each in enumerate(found):
+        if "cuda" in kinds and (first := found.index(each)) != rank:
+            raise ConfigError(
+                f"processes {first} and {rank} compute on the same GPU ({each}): start one process for each GPU "
+                "(torchrun --nproc-per-node), and name none of them in --device"
+            )
+
+
+def identity_of(device: torch.device) -> str:
+    """The kind of a device, and which GPU it is."""
+    which = f" {torch.cuda.get_device_properties(device).uuid}" if device.type == "cuda" else ""
+    return device.type + which
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import Final, Protocol
 
 BEAT: Final = 5.0  # seconds between two signs of life
-SILENCE: Final = 300.0  # seconds without one, after which a process counts as gone
+SILENCE: Final = 900.0  # seconds without one that mean it is gone; writing 100 GB may mute it for minutes
 LEADER: Final = 0
 PARTED: Final = "parted"  # of its own will
 
@@ -31,8 +31,10 @@ class Store(Protocol):
 
 def end(message: str) -> None:
     """Ends this process at once: its main thread waits for one that is gone, and hears nothing."""
-    print(message, file=sys.stderr, flush=True)
-    os._exit(1)
+    try:
+        print(message, file=sys.stderr, flush=True)
+    finally:
+        os._exit(1)
 
 
 @contextmanager
@@ -55,7 +57,7 @@ def heard(
         lost: what is done about one that is gone, with a line that names it.
     """
     quiet = dict.fromkeys(range(1, size) if rank == LEADER else (LEADER,), 0)  # beats without a new sign, by process
-    parting, parted = threading.Event(), threading.Event()
+    parting = threading.Event()
 
     def speak() -> None:
         last: dict[int, str] = {}
@@ -72,13 +74,13 @@ def heard(
 
     def listen() -> None:
         """Counts its own turns, and not the clock: a process that was stopped has not heard anyone meanwhile."""
-        while not parted.wait(beat):
+        while not parting.wait(beat):
             for other in quiet:
                 quiet[other] += 1
                 if quiet[other] * beat > silence:
                     lost(
-                        f"process {rank} of {size} has heard nothing of process {other} for {silence:g} s: its host or "
-                        "the network is gone; the same command goes on from the last state that was kept"
+                        f"process {rank} of {size} has heard nothing of process {other} for {silence:g} s: it, "
+                        "its host or the network is gone; the same command goes on from the last state that was kept"
                     )
                     return
 
@@ -94,9 +96,8 @@ def heard(
         yield
     finally:
         parting.set()
-        speaker.join()
-        parted.set()
-        listener.join()
+        listener.join()  # who is done misses nobody
+        speaker.join(2 * beat)  # not for ever: the store may be gone
 
 
 def _name(rank: int) -> str:
