@@ -82,7 +82,7 @@ def measure(name: str, seed: int, options: argparse.Namespace) -> dict[int, dict
         learned = run_stage(folder / "1-pretrain", key, context.device, lambda: pretrain.run(pixels, config, context))
         encoder = pretrain.new_encoder(pixels, config, context).to(context.device)
         encoder.load_state_dict(dict(learned.artefact.tensors))
-        for views in VIEWS:
+        for views in options.views:
             noted = folder / f"{views}.json"
             if not noted.exists() or options.version.endswith("-dirty"):
                 settings = config.model_copy(update={"embed": config.embed.model_copy(update={"cached_views": views})})
@@ -112,6 +112,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder with the data sets' files")
     parser.add_argument("--sets", nargs="+", default=["digits"])
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--views", type=int, nargs="+", default=VIEWS, help="V; 0: fresh ones")
     parser.add_argument("--passes", type=int, default=1, help="over one meta-batch's pseudo-labels; published: several")
     parser.add_argument("--config", type=Path, help="JSON file whose fields override the preset's")
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks/self_label"))
@@ -134,26 +135,24 @@ def command(name: str, options: argparse.Namespace) -> str:
     """What reproduces the figures; files and folders are those of the reader."""
     config = f" --config {options.config.name}" if options.config else ""
     words = f"--data DIR --sets {name} --seeds {options.seeds} --passes {options.passes}"
+    words += f" --views {' '.join(map(str, options.views))}" if options.views != VIEWS else ""
     return f"python benchmarks/self_label.py {words}{config}"
 
 
 def report(head: str, seeds: list[dict[int, dict[str, float]]]) -> str:
     """Markdown: a line for each number of views."""
-    lines = [
-        head,
-        "",
-        f"Mean ± standard deviation of {len(seeds)} seeds; differences are to fresh views.",
-        "",
-    ]
-    lines += ["| views | kept head | difference | mean of all heads | difference | encoder passes an image | seconds |"]
-    lines += ["|---" * 7 + "|"]
-    for views in VIEWS:
-        cells = [f"{views} cached" if views else "fresh"]
+    lines = [head, "", "Mean ± standard deviation over seeds; differences are to fresh views of the same seed.", ""]
+    names = ("views", "seeds", "kept head", "difference", "mean of all heads", "difference")
+    lines += [f"| {' | '.join(names)} | encoder passes an image | seconds |", "|---" * 8 + "|"]
+    for views in dict.fromkeys(views for seed in seeds for views in seed):
+        those = [seed for seed in seeds if views in seed]
+        cells = [f"{views} cached" if views else "fresh", str(len(those))]
         for key in ("acc", "mean"):
-            values = np.array([seed[views][key] for seed in seeds])
-            apart = values - [seed[FRESH][key] for seed in seeds]
-            cells += [f"{values.mean():.3f} ± {values.std():.3f}", f"{apart.mean():+.3f} ± {apart.std():.3f}"]
-        cells += [f"{np.mean([seed[views][key] for seed in seeds]):,.0f}" for key in ("passes", "seconds")]
+            values = np.array([seed[views][key] for seed in those])
+            apart = [seed[views][key] - seed[FRESH][key] for seed in those if FRESH in seed]
+            cells += [f"{values.mean():.3f} ± {values.std():.3f}"]
+            cells += [f"{np.mean(apart):+.3f} ± {np.std(apart):.3f}" if apart else ""]
+        cells += [f"{np.mean([seed[views][key] for seed in those]):,.0f}" for key in ("passes", "seconds")]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -299,7 +299,11 @@ def test_self_labelling_is_measured_on_cached_and_fresh_views(benchmark: Path) -
         assert found[str(views)]["passes"] == pytest.approx((1 + 2 * views) * 256 / 30)
     rounds = TINY["self_label"]["rounds"]
     assert found["0"]["passes"] == pytest.approx((1 + rounds * (1 + 2 * 1)) * 256 / 30)
-    assert "| fresh | " in (benchmark / "results/self_label-shapes.md").read_text()
+    assert "| fresh | 1 | " in (benchmark / "results/self_label-shapes.md").read_text()
+    self_label.main([*given, "--sets", "shapes", "--seeds", "1", "--views", "2"])
+    text = (benchmark / "results/self_label-shapes.md").read_text()
+    assert "| 2 cached | 1 | " in text
+    assert "fresh |" not in text
 
 
 def test_one_gpu_s_calls_end_by_the_clock_and_go_on_until_all_is_done(
