@@ -62,15 +62,16 @@ def heard(
     def speak() -> None:
         last: dict[int, str] = {}
         count = 0
-        while not parting.wait(beat if count else 0):
-            count += 1
-            store.set(_name(rank), str(count))
-            for other in quiet:
-                if store.check([_name(other)]):
-                    sign = store.get(_name(other)).decode()
-                    if sign != last.get(other) or sign == PARTED:
-                        last[other], quiet[other] = sign, 0
-        store.set(_name(rank), PARTED)
+        with suppress(RuntimeError):  # the store is gone with its host: then nothing is heard any more
+            while not parting.wait(beat if count else 0):
+                count += 1
+                store.set(_name(rank), str(count))
+                for other in quiet:
+                    if store.check([_name(other)]):
+                        sign = store.get(_name(other)).decode()
+                        if sign != last.get(other) or sign == PARTED:
+                            last[other], quiet[other] = sign, 0
+            store.set(_name(rank), PARTED)
 
     def listen() -> None:
         """Counts its own turns, and not the clock: a process that was stopped has not heard anyone meanwhile."""
@@ -84,11 +85,7 @@ def heard(
                     )
                     return
 
-    def speak_while_there_is_a_store() -> None:
-        with suppress(RuntimeError):  # it is gone with its host: then nothing is heard any more
-            speak()
-
-    speaker = threading.Thread(target=speak_while_there_is_a_store, daemon=True)
+    speaker = threading.Thread(target=speak, daemon=True)
     listener = threading.Thread(target=listen, daemon=True)  # of its own: the speaker may wait for a store that is gone
     speaker.start()
     listener.start()
